@@ -65,8 +65,11 @@ def compile_object(source: Path, target: Path) -> None:
         "-o",
         str(target),
     ]
-    print(" ".join(command) if os.environ.get("V") == "1" else f"  BPF  {target.name}", flush=True)
-    subprocess.run(command, cwd=ROOT, check=True)
+    line = " ".join(command) if os.environ.get("V") == "1" else f"  BPF  {target.name}"
+    sys.stdout.write(line + "\n")  # in one piece: others write at the same time
+    result = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    if result.returncode:
+        raise SystemExit(f"{source.relative_to(ROOT)} does not compile:\n{result.stderr}")
 
 
 def compile_all() -> None:
@@ -90,7 +93,4 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[misc, unused-ignore]
 
 
 if __name__ == "__main__":
-    try:
-        compile_all()
-    except subprocess.CalledProcessError as error:
-        sys.exit(error.returncode)
+    compile_all()

@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What every tuning feature is made of. A feature's source declares its setting, whose first member is the policy it
+ * belongs to, and one program:
+ *
+ *	struct setting {
+ *		__u32 policy;
+ *		__u32 segments;
+ *	};
+ *	FEATURE_SETTINGS;
+ *
+ *	SEC("sockops")
+ *	int initial_cwnd(struct bpf_sock_ops *ctx)
+ *	{
+ *		if (!is_established(ctx))
+ *			return 1;
+ *		...
+ *	}
+ *
+ * Programs return 1 always and never touch ctx->reply: other programs on the same hook see what they would see
+ * without us.
+ */
+#ifndef PLIANT_FEATURE_H
+#define PLIANT_FEATURE_H
+
+#include <stdbool.h>
+
+#include <pliant/scope.h>
+
+#include <bpf/bpf_endian.h>
+
+#define AF_INET 2
+#define AF_INET6 10
+#define SOL_SOCKET 1
+#define SOL_IP 0
+#define SOL_IPV6 41
+#define SOL_TCP 6
+
+/* The feature's place in a verdict, given out by user space when the object is loaded. */
+const volatile __u32 option_slot = 0;
+
+enum feature_outcome {
+	FEATURE_APPLIED,
+	FEATURE_REFUSED,   /* the kernel refused the value for this socket; errors holds the last errno */
+	FEATURE_UNCHANGED, /* the socket cannot have it (see the feature), and was left alone */
+	FEATURE_OUTCOMES,
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, FEATURE_OUTCOMES);
+	__type(key, __u32);
+	__type(value, __u64);
+} outcomes SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} last_errno SEC(".maps");
+
+/* The feature's settings by policy; ``struct setting`` is the feature's own. */
+#define FEATURE_SETTINGS                             \
+	struct {                                     \
+		__uint(type, BPF_MAP_TYPE_ARRAY);    \
+		__uint(max_entries, POLICY_SLOTS);   \
+		__type(key, __u32);                  \
+		__type(value, struct setting);       \
+	} settings SEC(".maps")
+
+static __always_inline void count_outcome(__u32 outcome)
+{
+	__u64 *counter = bpf_map_lookup_elem(&outcomes, &outcome);
+
+	if (counter)
+		(*counter)++;
+}
+
+/* Count a helper's result: zero or a negative errno. */
+static __always_inline void count_result(long result)
+{
+	__u32 zero = 0, *error;
+
+	count_outcome(result ? FEATURE_REFUSED : FEATURE_APPLIED);
+	if (!result)
+		return;
+	error = bpf_map_lookup_elem(&last_errno, &zero);
+	if (error)
+		*error = -result;
+}
+
+/* The handshake is complete: the first moment at which data could be sent. */
+static __always_inline bool is_established(const struct bpf_sock_ops *ctx)
+{
+	return ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB || ctx->op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB;
+}
+
+/* The connection has just been judged: before the SYN of a connecting socket, established for an accepted one. */
+static __always_inline bool is_judged(const struct bpf_sock_ops *ctx)
+{
+	return ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB || ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB;
+}
+
+/* The number of the policy that won this feature's option for the connection; 0: none. */
+static __always_inline __u32 winning_policy(struct bpf_sock_ops *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct verdict *verdict;
+
+	if (!sk)
+		return 0;
+	verdict = bpf_sk_storage_get(&verdicts, sk, 0, 0);
+	return verdict && option_slot < MAX_OPTIONS ? verdict->policy[option_slot] : 0;
+}
+
+/* The setting in force for the connection, or NULL. */
+#define setting_of(ctx)                                                                  \
+	({                                                                               \
+		__u32 number_ = winning_policy(ctx), slot_ = number_ % POLICY_SLOTS;     \
+		struct setting *setting_ = 0;                                            \
+                                                                                         \
+		if (number_)                                                             \
+			setting_ = bpf_map_lookup_elem(&settings, &slot_);               \
+		setting_ && setting_->policy == number_ ? setting_ : 0;                  \
+	})
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+#endif

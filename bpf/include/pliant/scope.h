@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What the scope program, the features and user space share: who matches what, and what was decided.
+ *
+ *   services   cgroup id            -> the service class of its sockets, and which port shapes its rules use
+ *   rules      (class, role, ports, peer prefix) -> the policies that match, by longest prefix of the peer
+ *   policies   policy               -> priority, options it sets, share held out
+ *   verdicts   socket               -> for each option, the policy that won it
+ *
+ * A policy number names one version of one policy for ever: a changed policy gets a new number, so nothing that a
+ * connection may be reading is changed in place. Tables of policies are arrays indexed by the number's low bits, and
+ * every record repeats the whole number; a record that does not is somebody else's, and the option stays unset.
+ *
+ * User space reads these layouts from the objects' BTF; they are declared nowhere else.
+ */
+#ifndef PLIANT_SCOPE_H
+#define PLIANT_SCOPE_H
+
+#include <linux/bpf.h>
+#include <linux/types.h>
+#include <bpf/bpf_helpers.h>
+
+#define MAX_OPTIONS 32	       /* tuning options that can be told apart; a slot is given out at load time */
+#define MAX_RULE_POLICIES 8    /* policies in one rule; more is refused when policies are compiled */
+#define POLICY_SLOTS 65536     /* policies on one host */
+#define MAX_SERVICES 4096      /* cgroups with a policy on one host */
+#define MAX_RULES (1024 * 1024) /* upper bound only: the trie allocates as it grows */
+
+enum role {
+	ROLE_SERVER = 1,
+	ROLE_CLIENT = 2,
+};
+
+/* Port shapes: which ports a rule's key carries. A service's mask says which of the four need looking up. */
+enum shape {
+	SHAPE_LOCAL = 1 << 0,
+	SHAPE_REMOTE = 1 << 1,
+};
+
+struct service {
+	__u64 class;
+	__u32 shapes; /* bit (1 << shape) for each combination of enum shape in use */
+	__u32 reserved;
+};
+
+/* A trie's key: bits that must be equal, then the peer. IPv4 is written as v4-mapped IPv6 (RFC 4291 2.5.5.2). */
+struct rule_key {
+	__u32 prefix_bits;
+	__u32 class[2];
+	__u16 local_port;  /* host byte order; 0: any */
+	__u16 remote_port; /* host byte order; 0: any */
+	__u8 role;
+	__u8 reserved[3];
+	__u8 peer[16];
+};
+
+#define RULE_EXACT_BITS 128 /* bits before the peer */
+
+struct rule {
+	__u32 policy[MAX_RULE_POLICIES]; /* 0 ends the list */
+};
+
+struct policy {
+	__u32 number; /* the whole number; 0: none */
+	__u32 priority;
+	__u32 options; /* bit per option slot it sets */
+	__u32 holdout; /* held out if the connection's hash is below this; 0: nobody */
+};
+
+struct policy_counters {
+	__u64 treated;
+	__u64 held_out;
+};
+
+struct verdict {
+	__u32 policy[MAX_OPTIONS]; /* the policy that won the option; 0: leave it to the kernel */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct verdict);
+} verdicts SEC(".maps");
+
+#endif

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * Minimum retransmission timeout. The kernel lets a program lower it below its default of 200 ms, not raise it.
+ */
+#include <pliant/feature.h>
+
+#define TCP_BPF_RTO_MIN 1004
+
+struct setting {
+	__u32 policy;
+	__u32 microseconds;
+};
+
+FEATURE_SETTINGS;
+
+SEC("sockops")
+int min_rto(struct bpf_sock_ops *ctx)
+{
+	struct setting *setting;
+	int microseconds;
+
+	if (!is_judged(ctx))
+		return 1;
+	setting = setting_of(ctx);
+	if (!setting)
+		return 1;
+	microseconds = setting->microseconds;
+	count_result(bpf_setsockopt(ctx, SOL_TCP, TCP_BPF_RTO_MIN, &microseconds, sizeof(microseconds)));
+	return 1;
+}

@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * Scope: which policies apply to this connection, decided once, when the connection is made.
+ *
+ * A connecting socket is judged before its SYN leaves, an accepted one when its handshake completes; both addresses
+ * and both ports are known then. The socket's cgroup, or its nearest ancestor with a policy, gives the service class.
+ * Each port shape in use by that class costs one lookup in a trie, whose longest match names the matching policies
+ * (user space has already merged those of shorter prefixes into it). Each option goes to the matching policy with the
+ * highest priority that sets it. The result is kept with the socket, where the feature programs read it.
+ *
+ * A connection that no policy matches gets no storage, and whatever cannot be decided is left to the kernel.
+ */
+#include <pliant/kernel.h>
+#include <pliant/scope.h>
+
+#include <stdbool.h>
+
+#include <bpf/bpf_endian.h>
+
+#define AF_INET 2
+#define MAX_CGROUP_DEPTH 24
+
+/* Key of the hash that chooses held-out connections; user space draws one a host. */
+const volatile __u64 holdout_key = 0;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_SERVICES);
+	__type(key, __u64); /* cgroup id */
+	__type(value, struct service);
+} services SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_RULES);
+	__type(key, struct rule_key);
+	__type(value, struct rule);
+} rules SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, POLICY_SLOTS);
+	__type(key, __u32);
+	__type(value, struct policy);
+} policies SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, POLICY_SLOTS);
+	__type(key, __u32);
+	__type(value, struct policy_counters);
+} policy_counts SEC(".maps");
+
+/* How each judged connection ended. */
+enum scope_outcome {
+	SCOPE_MATCHED,	  /* at least one option was won */
+	SCOPE_HELD_OUT,	  /* policies matched, and every one holds this connection out */
+	SCOPE_NO_RULE,	  /* the service has policies, none for this connection */
+	SCOPE_NO_SERVICE, /* neither the cgroup nor an ancestor has a policy */
+	SCOPE_NO_MEMORY,  /* socket storage could not be had */
+	SCOPE_OUTCOMES,
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, SCOPE_OUTCOMES);
+	__type(key, __u32);
+	__type(value, __u64);
+} scope_outcomes SEC(".maps");
+
+static __always_inline void count(__u32 outcome)
+{
+	__u64 *counter = bpf_map_lookup_elem(&scope_outcomes, &outcome);
+
+	if (counter)
+		(*counter)++;
+}
+
+static __always_inline struct service *service_of(struct bpf_sock *sk)
+{
+	struct sock *sock = (struct sock *)bpf_skc_to_tcp_sock(sk);
+	struct cgroup *cgroup;
+	struct cgroup_subsys_state *css;
+
+	if (!sock)
+		return 0;
+	cgroup = sock->sk_cgrp_data.cgroup;
+	for (int depth = 0; depth < MAX_CGROUP_DEPTH && cgroup; depth++) {
+		__u64 id = cgroup->kn->id;
+		struct service *service = bpf_map_lookup_elem(&services, &id);
+
+		if (service)
+			return service;
+		css = cgroup->self.parent;
+		if (!css)
+			break;
+		cgroup = css->cgroup;
+	}
+	return 0;
+}
+
+/* Read through volatile: the verifier wants each field of the context read at its own constant offset. */
+static __always_inline void read_peer(const volatile struct bpf_sock_ops *ctx, __u8 peer[16])
+{
+	__u32 *word = (__u32 *)peer;
+
+	if (ctx->family == AF_INET) {
+		word[0] = 0;
+		word[1] = 0;
+		word[2] = bpf_htonl(0xffff);
+		word[3] = ctx->remote_ip4;
+	} else {
+		word[0] = ctx->remote_ip6[0];
+		word[1] = ctx->remote_ip6[1];
+		word[2] = ctx->remote_ip6[2];
+		word[3] = ctx->remote_ip6[3];
+	}
+}
+
+/* The finaliser of MurmurHash3: every bit of the input moves every bit of the result. */
+static __always_inline __u64 mix(__u64 hash)
+{
+	hash ^= hash >> 33;
+	hash *= 0xff51afd7ed558ccdULL;
+	hash ^= hash >> 33;
+	hash *= 0xc4ceb9fe1a85ec53ULL;
+	hash ^= hash >> 33;
+	return hash;
+}
+
+static __always_inline __u64 hash_connection(const __u8 peer[16], __u32 local_port, __u32 remote_port)
+{
+	const __u64 *half = (const __u64 *)peer;
+
+	return mix(mix(half[0] ^ holdout_key) ^ half[1] ^ ((__u64)local_port << 16 | remote_port));
+}
+
+static __always_inline struct policy *policy_of(__u32 number)
+{
+	__u32 slot = number % POLICY_SLOTS;
+	struct policy *policy = bpf_map_lookup_elem(&policies, &slot);
+
+	return policy && policy->number == number ? policy : 0;
+}
+
+static __always_inline void count_arm(__u32 number, bool held_out)
+{
+	__u32 slot = number % POLICY_SLOTS;
+	struct policy_counters *counters = bpf_map_lookup_elem(&policy_counts, &slot);
+
+	if (counters)
+		__sync_fetch_and_add(held_out ? &counters->held_out : &counters->treated, 1);
+}
+
+/*
+ * Give one matching policy the options it sets and no better policy holds. Returns whether the connection is treated
+ * by it. Arms of different policies are independent, for the number salts the hash. Not inlined: verified once.
+ */
+__noinline int weigh(struct verdict *verdict, __u32 number, __u64 connection)
+{
+	struct policy *policy = policy_of(number);
+
+	if (!verdict || !policy)
+		return 0;
+	if (policy->holdout && (__u32)mix(connection ^ number) < policy->holdout) {
+		count_arm(number, true);
+		return 0;
+	}
+	count_arm(number, false);
+	for (__u32 option = 0; option < MAX_OPTIONS; option++) {
+		struct policy *holder;
+
+		if (!(policy->options >> option))
+			break;
+		if (!(policy->options >> option & 1))
+			continue;
+		holder = verdict->policy[option] ? policy_of(verdict->policy[option]) : 0;
+		if (!holder || holder->priority < policy->priority)
+			verdict->policy[option] = number;
+	}
+	return 1;
+}
+
+static __always_inline enum scope_outcome judge(struct bpf_sock_ops *ctx, struct bpf_sock *sk, __u8 role)
+{
+	struct rule_key key = { .prefix_bits = RULE_EXACT_BITS + 128, .role = role };
+	__u16 local_port = ctx->local_port, remote_port = bpf_ntohl(ctx->remote_port);
+	struct service *service = service_of(sk);
+	struct verdict *verdict = 0;
+	__u64 connection;
+	bool treated = false;
+
+	if (!service)
+		return SCOPE_NO_SERVICE;
+	key.class[0] = service->class;
+	key.class[1] = service->class >> 32;
+	read_peer(ctx, key.peer);
+	connection = hash_connection(key.peer, local_port, remote_port);
+
+	for (__u32 shape = 0; shape <= (SHAPE_LOCAL | SHAPE_REMOTE); shape++) {
+		struct rule *rule;
+
+		if (!(service->shapes >> shape & 1))
+			continue;
+		key.local_port = shape & SHAPE_LOCAL ? local_port : 0;
+		key.remote_port = shape & SHAPE_REMOTE ? remote_port : 0;
+		rule = bpf_map_lookup_elem(&rules, &key);
+		if (!rule)
+			continue;
+		if (!verdict)
+			verdict = bpf_sk_storage_get(&verdicts, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+		if (!verdict)
+			return SCOPE_NO_MEMORY;
+		for (int i = 0; i < MAX_RULE_POLICIES && rule->policy[i]; i++)
+			treated |= weigh(verdict, rule->policy[i], connection);
+	}
+	if (!verdict)
+		return SCOPE_NO_RULE;
+	return treated ? SCOPE_MATCHED : SCOPE_HELD_OUT;
+}
+
+SEC("sockops")
+int scope(struct bpf_sock_ops *ctx)
+{
+	struct bpf_sock *sk;
+	__u8 role;
+
+	switch (ctx->op) {
+	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
+		role = ROLE_SERVER;
+		break;
+	case BPF_SOCK_OPS_TCP_CONNECT_CB:
+		role = ROLE_CLIENT;
+		break;
+	default:
+		return 1;
+	}
+	sk = ctx->sk;
+	/* Attached at an ancestor too, another instance of this program has judged the socket already. */
+	if (!sk || bpf_sk_storage_get(&verdicts, sk, 0, 0))
+		return 1;
+	count(judge(ctx, sk, role));
+	return 1;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -6,18 +6,16 @@
  */
 #include <pliant/feature.h>
 
-#define TCP_CONGESTION 13
+#define TCP_CONGESTION	13
 #define TCP_CA_NAME_MAX 16
 
 struct setting {
-	__u32 policy;
 	char name[TCP_CA_NAME_MAX]; /* ends in NUL */
 };
 
 FEATURE_SETTINGS;
 
-SEC("sockops")
-int congestion_control(struct bpf_sock_ops *ctx)
+SEC("sockops") int congestion_control(struct bpf_sock_ops *ctx)
 {
 	struct setting *setting;
 

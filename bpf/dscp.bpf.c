@@ -4,11 +4,10 @@
  */
 #include <pliant/feature.h>
 
-#define IP_TOS 1
+#define IP_TOS	    1
 #define IPV6_TCLASS 67
 
 struct setting {
-	__u32 policy;
 	__u32 code_point; /* 0 to 63 */
 };
 
@@ -19,8 +18,7 @@ static __always_inline bool is_v4_mapped(struct bpf_sock_ops *ctx)
 	return !ctx->remote_ip6[0] && !ctx->remote_ip6[1] && ctx->remote_ip6[2] == bpf_htonl(0xffff);
 }
 
-SEC("sockops")
-int dscp(struct bpf_sock_ops *ctx)
+SEC("sockops") int dscp(struct bpf_sock_ops *ctx)
 {
 	struct setting *setting;
 	int traffic_class;

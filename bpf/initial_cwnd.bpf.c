@@ -9,14 +9,12 @@
 #define TCP_BPF_IW 1001
 
 struct setting {
-	__u32 policy;
 	__u32 segments;
 };
 
 FEATURE_SETTINGS;
 
-SEC("sockops")
-int initial_cwnd(struct bpf_sock_ops *ctx)
+SEC("sockops") int initial_cwnd(struct bpf_sock_ops *ctx)
 {
 	struct setting *setting;
 	int segments;

@@ -7,14 +7,12 @@
 #define TCP_BPF_RTO_MIN 1004
 
 struct setting {
-	__u32 policy;
 	__u32 microseconds;
 };
 
 FEATURE_SETTINGS;
 
-SEC("sockops")
-int min_rto(struct bpf_sock_ops *ctx)
+SEC("sockops") int min_rto(struct bpf_sock_ops *ctx)
 {
 	struct setting *setting;
 	int microseconds;

@@ -7,14 +7,12 @@
 #define SO_MAX_PACING_RATE 47
 
 struct setting {
-	__u32 policy;
 	__u32 bytes_per_second;
 };
 
 FEATURE_SETTINGS;
 
-SEC("sockops")
-int pacing_rate(struct bpf_sock_ops *ctx)
+SEC("sockops") int pacing_rate(struct bpf_sock_ops *ctx)
 {
 	struct setting *setting;
 	__u32 rate;

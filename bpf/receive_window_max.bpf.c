@@ -7,14 +7,12 @@
 #define TCP_WINDOW_CLAMP 10
 
 struct setting {
-	__u32 policy;
 	__u32 bytes;
 };
 
 FEATURE_SETTINGS;
 
-SEC("sockops")
-int receive_window_max(struct bpf_sock_ops *ctx)
+SEC("sockops") int receive_window_max(struct bpf_sock_ops *ctx)
 {
 	struct setting *setting;
 	int bytes;

@@ -17,7 +17,7 @@
 
 #include <bpf/bpf_endian.h>
 
-#define AF_INET 2
+#define AF_INET		 2
 #define MAX_CGROUP_DEPTH 24
 
 /* Key of the hash that chooses held-out connections; user space draws one a host. */
@@ -40,18 +40,12 @@ struct {
 } rules SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, POLICY_SLOTS);
-	__type(key, __u32);
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_POLICIES);
+	__type(key, __u32); /* policy number */
 	__type(value, struct policy);
 } policies SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, POLICY_SLOTS);
-	__type(key, __u32);
-	__type(value, struct policy_counters);
-} policy_counts SEC(".maps");
 
 /* How each judged connection ended. */
 enum scope_outcome {
@@ -101,8 +95,7 @@ static __always_inline struct service *service_of(struct bpf_sock *sk)
 	return 0;
 }
 
-/* Read through volatile: the verifier wants each field of the context read at its own constant offset. */
-static __always_inline void read_peer(const volatile struct bpf_sock_ops *ctx, __u8 peer[16])
+static __always_inline void read_peer(struct bpf_sock_ops *ctx, __u8 peer[16])
 {
 	__u32 *word = (__u32 *)peer;
 
@@ -111,6 +104,8 @@ static __always_inline void read_peer(const volatile struct bpf_sock_ops *ctx, _
 		word[1] = 0;
 		word[2] = bpf_htonl(0xffff);
 		word[3] = ctx->remote_ip4;
+		/* Keeps the two last reads apart: the verifier wants each at its own constant offset. */
+		barrier();
 	} else {
 		word[0] = ctx->remote_ip6[0];
 		word[1] = ctx->remote_ip6[1];
@@ -137,38 +132,21 @@ static __always_inline __u64 hash_connection(const __u8 peer[16], __u32 local_po
 	return mix(mix(half[0] ^ holdout_key) ^ half[1] ^ ((__u64)local_port << 16 | remote_port));
 }
 
-static __always_inline struct policy *policy_of(__u32 number)
-{
-	__u32 slot = number % POLICY_SLOTS;
-	struct policy *policy = bpf_map_lookup_elem(&policies, &slot);
-
-	return policy && policy->number == number ? policy : 0;
-}
-
-static __always_inline void count_arm(__u32 number, bool held_out)
-{
-	__u32 slot = number % POLICY_SLOTS;
-	struct policy_counters *counters = bpf_map_lookup_elem(&policy_counts, &slot);
-
-	if (counters)
-		__sync_fetch_and_add(held_out ? &counters->held_out : &counters->treated, 1);
-}
-
 /*
  * Give one matching policy the options it sets and no better policy holds. Returns whether the connection is treated
  * by it. Arms of different policies are independent, for the number salts the hash. Not inlined: verified once.
  */
 __noinline int weigh(struct verdict *verdict, __u32 number, __u64 connection)
 {
-	struct policy *policy = policy_of(number);
+	struct policy *policy = bpf_map_lookup_elem(&policies, &number);
 
 	if (!verdict || !policy)
 		return 0;
 	if (policy->holdout && (__u32)mix(connection ^ number) < policy->holdout) {
-		count_arm(number, true);
+		__sync_fetch_and_add(&policy->held_out, 1);
 		return 0;
 	}
-	count_arm(number, false);
+	__sync_fetch_and_add(&policy->treated, 1);
 	for (__u32 option = 0; option < MAX_OPTIONS; option++) {
 		struct policy *holder;
 
@@ -176,7 +154,7 @@ __noinline int weigh(struct verdict *verdict, __u32 number, __u64 connection)
 			break;
 		if (!(policy->options >> option & 1))
 			continue;
-		holder = verdict->policy[option] ? policy_of(verdict->policy[option]) : 0;
+		holder = verdict->policy[option] ? bpf_map_lookup_elem(&policies, &verdict->policy[option]) : 0;
 		if (!holder || holder->priority < policy->priority)
 			verdict->policy[option] = number;
 	}
@@ -185,7 +163,7 @@ __noinline int weigh(struct verdict *verdict, __u32 number, __u64 connection)
 
 static __always_inline enum scope_outcome judge(struct bpf_sock_ops *ctx, struct bpf_sock *sk, __u8 role)
 {
-	struct rule_key key = { .prefix_bits = RULE_EXACT_BITS + 128, .role = role };
+	struct rule_key key = {.prefix_bits = RULE_EXACT_BITS + 128, .role = role};
 	__u16 local_port = ctx->local_port, remote_port = bpf_ntohl(ctx->remote_port);
 	struct service *service = service_of(sk);
 	struct verdict *verdict = 0;
@@ -221,8 +199,7 @@ static __always_inline enum scope_outcome judge(struct bpf_sock_ops *ctx, struct
 	return treated ? SCOPE_MATCHED : SCOPE_HELD_OUT;
 }
 
-SEC("sockops")
-int scope(struct bpf_sock_ops *ctx)
+SEC("sockops") int scope(struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *sk;
 	__u8 role;

@@ -1,10 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * What every tuning feature is made of. A feature's source declares its setting, whose first member is the policy it
- * belongs to, and one program:
+ * What every tuning feature is made of. A feature's source declares its setting and one program:
  *
  *	struct setting {
- *		__u32 policy;
  *		__u32 segments;
  *	};
  *	FEATURE_SETTINGS;
@@ -12,8 +10,11 @@
  *	SEC("sockops")
  *	int initial_cwnd(struct bpf_sock_ops *ctx)
  *	{
+ *		struct setting *setting;
+ *
  *		if (!is_established(ctx))
  *			return 1;
+ *		setting = setting_of(ctx);
  *		...
  *	}
  *
@@ -29,12 +30,12 @@
 
 #include <bpf/bpf_endian.h>
 
-#define AF_INET 2
-#define AF_INET6 10
+#define AF_INET	   2
+#define AF_INET6   10
 #define SOL_SOCKET 1
-#define SOL_IP 0
-#define SOL_IPV6 41
-#define SOL_TCP 6
+#define SOL_IP	   0
+#define SOL_IPV6   41
+#define SOL_TCP	   6
 
 /* The feature's place in a verdict, given out by user space when the object is loaded. */
 const volatile __u32 option_slot = 0;
@@ -61,12 +62,13 @@ struct {
 } last_errno SEC(".maps");
 
 /* The feature's settings by policy; ``struct setting`` is the feature's own. */
-#define FEATURE_SETTINGS                             \
-	struct {                                     \
-		__uint(type, BPF_MAP_TYPE_ARRAY);    \
-		__uint(max_entries, POLICY_SLOTS);   \
-		__type(key, __u32);                  \
-		__type(value, struct setting);       \
+#define FEATURE_SETTINGS                                \
+	struct {                                        \
+		__uint(type, BPF_MAP_TYPE_HASH);        \
+		__uint(map_flags, BPF_F_NO_PREALLOC);   \
+		__uint(max_entries, MAX_POLICIES);      \
+		__type(key, __u32); /* policy number */ \
+		__type(value, struct setting);          \
 	} settings SEC(".maps")
 
 static __always_inline void count_outcome(__u32 outcome)
@@ -102,27 +104,23 @@ static __always_inline bool is_judged(const struct bpf_sock_ops *ctx)
 	return ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB || ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB;
 }
 
-/* The number of the policy that won this feature's option for the connection; 0: none. */
-static __always_inline __u32 winning_policy(struct bpf_sock_ops *ctx)
+/* The number of the policy that won this feature's option for the connection, or NULL. */
+static __always_inline __u32 *winning_policy(struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct verdict *verdict;
 
-	if (!sk)
+	if (!sk || option_slot >= MAX_OPTIONS)
 		return 0;
 	verdict = bpf_sk_storage_get(&verdicts, sk, 0, 0);
-	return verdict && option_slot < MAX_OPTIONS ? verdict->policy[option_slot] : 0;
+	return verdict && verdict->policy[option_slot] ? &verdict->policy[option_slot] : 0;
 }
 
-/* The setting in force for the connection, or NULL. */
+/* The setting in force for the connection, or NULL. A macro, for the map is declared by the feature. */
 #define setting_of(ctx)                                                                  \
 	({                                                                               \
-		__u32 number_ = winning_policy(ctx), slot_ = number_ % POLICY_SLOTS;     \
-		struct setting *setting_ = 0;                                            \
-                                                                                         \
-		if (number_)                                                             \
-			setting_ = bpf_map_lookup_elem(&settings, &slot_);               \
-		setting_ && setting_->policy == number_ ? setting_ : 0;                  \
+		__u32 *winner_ = winning_policy(ctx);                                    \
+		winner_ ? (struct setting *)bpf_map_lookup_elem(&settings, winner_) : 0; \
 	})
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -7,9 +7,8 @@
  *   policies   policy               -> priority, options it sets, share held out
  *   verdicts   socket               -> for each option, the policy that won it
  *
- * A policy number names one version of one policy for ever: a changed policy gets a new number, so nothing that a
- * connection may be reading is changed in place. Tables of policies are arrays indexed by the number's low bits, and
- * every record repeats the whole number; a record that does not is somebody else's, and the option stays unset.
+ * A policy number names one version of one policy for ever: a changed policy gets a new number and the rules move
+ * over to it, one atomic replacement each, so nothing that a connection may be reading is changed in place.
  *
  * User space reads these layouts from the objects' BTF; they are declared nowhere else.
  */
@@ -20,11 +19,13 @@
 #include <linux/types.h>
 #include <bpf/bpf_helpers.h>
 
-#define MAX_OPTIONS 32	       /* tuning options that can be told apart; a slot is given out at load time */
-#define MAX_RULE_POLICIES 8    /* policies in one rule; more is refused when policies are compiled */
-#define POLICY_SLOTS 65536     /* policies on one host */
-#define MAX_SERVICES 4096      /* cgroups with a policy on one host */
-#define MAX_RULES (1024 * 1024) /* upper bound only: the trie allocates as it grows */
+#define MAX_OPTIONS	  32 /* tuning options that can be told apart; a slot is given out at load time */
+#define MAX_RULE_POLICIES 8  /* policies in one rule; more is refused when policies are compiled */
+
+/* Upper bounds only: no map allocates before it grows. */
+#define MAX_POLICIES 65536
+#define MAX_SERVICES 16384
+#define MAX_RULES    (1024 * 1024)
 
 enum role {
 	ROLE_SERVER = 1,
@@ -61,15 +62,13 @@ struct rule {
 };
 
 struct policy {
-	__u32 number; /* the whole number; 0: none */
 	__u32 priority;
 	__u32 options; /* bit per option slot it sets */
 	__u32 holdout; /* held out if the connection's hash is below this; 0: nobody */
-};
-
-struct policy_counters {
-	__u64 treated;
-	__u64 held_out;
+	__u32
+	    reserved;  /* the rest belongs to the kernel side: user space writes zero once, and only reads after that */
+	__u64 treated; /* connections that matched and were treated */
+	__u64 held_out; /* connections that matched and were left alone */
 };
 
 struct verdict {

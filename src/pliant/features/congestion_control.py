@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which congestion control algorithm a connection runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from pliant.features.feature import Feature, HostFacts, Reach
+from pliant.policy.options import Option
+
+TCP_CA_NAME_MAX = 16  # include/net/tcp.h, the closing NUL included
+
+
+def check(name: str, facts: HostFacts) -> str | None:
+    """Refuse an algorithm that this host's kernel does not offer."""
+    if name in facts.congestion_controls:
+        return None
+    offered = ", ".join(sorted(facts.congestion_controls))
+    return f"this kernel has no congestion control '{name}'; it has {offered}"
+
+
+FEATURE = Feature(
+    option=Option(
+        name="congestion_control",
+        type=Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,15}$")],
+        summary="The congestion control algorithm, by the name in net.ipv4.tcp_available_congestion_control.",
+        example="bbr",
+    ),
+    reach=Reach.LIVE,
+    encode=lambda name: {"name": name.encode().ljust(TCP_CA_NAME_MAX, b"\0")},
+    source="TCP_CONGESTION, tcp(7)",
+    check=check,
+)

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Encodes a desired state as the contents of BPF maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pliant.features import features
+from pliant.features.layout import Layout
+from pliant.policy.desired import SCOPE, DesiredState, PolicyVersion, RuleKey
+from pliant.observe.tables import Table, Tables
+
+RULE_EXACT_BITS = 128  # RULE_EXACT_BITS in scope.h
+PPM = 1_000_000
+NUMBER = 4
+
+
+def encode(desired: DesiredState, layout: Layout) -> Tables:
+    """The contents of every table that the desired state's programs read; empty when it has no program."""
+    programs = desired.programs
+    if not programs:
+        return {}
+    tables: dict[Table, dict[bytes, bytes]] = {
+        Table(SCOPE, "services"): _services(desired, layout),
+        Table(SCOPE, "rules"): _rules(desired, layout),
+        Table(SCOPE, "policies"): {
+            _number(version.number): _policy(version, layout) for version in desired.versions.values()
+        },
+    }
+    for name in sorted(programs - {SCOPE}):
+        tables[Table(name, "settings")] = _settings(name, desired, layout)
+    return tables
+
+
+def _services(desired: DesiredState, layout: Layout) -> dict[bytes, bytes]:
+    pack = layout.scope["service"].pack
+    return {
+        cgroup_id.to_bytes(8, "little"): pack(
+            {"class": service.service_class, "shapes": service.shapes, "reserved": 0}
+        )
+        for cgroup_id, service in desired.services.items()
+    }
+
+
+def _rules(desired: DesiredState, layout: Layout) -> dict[bytes, bytes]:
+    size = layout.scope["rule"].size
+    values: dict[tuple[int, ...], bytes] = {}
+    for numbers in desired.rules.values():
+        if numbers not in values:
+            values[numbers] = b"".join(map(_number, numbers)).ljust(size, b"\0")
+    pack = layout.scope["rule_key"].pack_values
+    return {_rule_key(key, pack): values[numbers] for key, numbers in desired.rules.items()}
+
+
+def _rule_key(key: RuleKey, pack: Callable[..., bytes]) -> bytes:
+    return pack(
+        RULE_EXACT_BITS + key.peer_bits,
+        key.service_class & 0xFFFFFFFF,
+        key.service_class >> 32,
+        key.local_port,
+        key.remote_port,
+        key.role,
+        b"\0\0\0",
+        key.peer.to_bytes(16, "big"),
+    )
+
+
+def _policy(version: PolicyVersion, layout: Layout) -> bytes:
+    return layout.scope["policy"].pack(
+        {
+            "priority": version.priority,
+            "options": sum(1 << layout.slots[name] for name in version.settings),
+            "holdout": min(version.holdout_ppm * 2**32 // PPM, 2**32 - 1),
+            "reserved": 0,
+            "treated": 0,
+            "held_out": 0,
+        }
+    )
+
+
+def _settings(name: str, desired: DesiredState, layout: Layout) -> dict[bytes, bytes]:
+    encode_value, pack = features()[name].encode, layout.settings[name].pack
+    values: dict[object, bytes] = {}
+    result = {}
+    for version in desired.versions.values():
+        value = version.settings.get(name)
+        if value is None:
+            continue
+        if value not in values:
+            values[value] = pack(encode_value(value))
+        result[_number(version.number)] = values[value]
+    return result
+
+
+def _number(number: int) -> bytes:
+    return number.to_bytes(NUMBER, "little")

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The objects the package ships: their tables, the layouts of their keys and values, and what tells two builds apart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from hashlib import blake2b
+from importlib import resources
+from pathlib import Path
+from types import MappingProxyType
+
+from pliant.errors import PliantError
+from pliant.features import features
+from pliant.kernel.btf import Btf, Codec
+from pliant.policy.desired import SCOPE
+
+MAX_OPTIONS = 32  # MAX_OPTIONS in scope.h
+SCOPE_STRUCTS = ("rule_key", "rule", "service", "policy", "verdict")
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where things are in the tables of one build.
+
+    ``digest`` names the pin directory: builds that agree on every layout and on every option's slot share it, and
+    only they. ``objects`` maps each object to its file, ``builds`` to a digest of the file: the same layout with
+    another build means that the programs can be replaced in place.
+    """
+
+    digest: str
+    slots: Mapping[str, int]
+    objects: Mapping[str, Path]
+    builds: Mapping[str, str]
+    scope: Mapping[str, Codec]
+    settings: Mapping[str, Codec]
+
+
+@cache
+def shipped_layout() -> Layout:
+    """The layout of the objects in this installation. Raises :class:`PliantError` when they were not built."""
+    names = tuple(features())
+    if len(names) > MAX_OPTIONS:
+        raise PliantError(f"{len(names)} features, but a verdict has room for {MAX_OPTIONS}")
+    objects = {name: _object_path(name) for name in (SCOPE, *names)}
+    scope_btf = Btf.from_elf(objects[SCOPE])
+    scope = {name: scope_btf.struct(name) for name in SCOPE_STRUCTS}
+    settings = {name: Btf.from_elf(objects[name]).struct("setting") for name in names}
+    slots = {name: slot for slot, name in enumerate(names)}
+    described = {
+        "slots": slots,
+        "layouts": {name: [list(field) for field in codec.fields] for name, codec in (scope | settings).items()},
+    }
+    return Layout(
+        digest=_digest(json.dumps(described, sort_keys=True, default=str).encode()),
+        slots=MappingProxyType(slots),
+        objects=MappingProxyType(objects),
+        builds=MappingProxyType({name: _digest(path.read_bytes()) for name, path in objects.items()}),
+        scope=MappingProxyType(scope),
+        settings=MappingProxyType(settings),
+    )
+
+
+def _object_path(name: str) -> Path:
+    path = Path(str(resources.files("pliant"))) / "objects" / f"{name}.bpf.o"
+    if not path.exists():
+        raise PliantError(
+            f"the BPF object {path.name} is missing from this installation of Pliant",
+            remedy="reinstall the package, or run 'make bpf' in a checkout",
+        )
+    return path
+
+
+def _digest(content: bytes) -> str:
+    return blake2b(content, digest_size=6).hexdigest()

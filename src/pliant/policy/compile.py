@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compiles policies and a host's cgroups to the state the kernel should be in. Pure: no I/O, no clock, no chance."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
+from itertools import product
+
+from pliant.errors import PliantError
+from pliant.policy.conflicts import Claim, Conflict, PolicyConflict, contains, find_conflicts
+from pliant.policy.desired import (
+    ANY_PORT,
+    SCOPE,
+    Attachment,
+    DesiredState,
+    PolicyVersion,
+    Role,
+    RuleKey,
+    Service,
+)
+from pliant.policy.model import Policy
+from pliant.policy.numbering import Numbering
+from pliant.policy.services import ServiceClass, ancestors, classify, matching_cgroups
+
+MAX_RULE_POLICIES = 8  # MAX_RULE_POLICIES in scope.h
+V4_MAPPED = 0xFFFF << 32
+EVERY_PEER = ((0, 0),)
+
+Prefix = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """The result of a compilation.
+
+    ``unmatched`` names the policies whose service no cgroup of this host has at present: they are kept, and
+    nothing is done for them.
+    """
+
+    desired: DesiredState
+    numbering: Numbering
+    unmatched: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Intent:
+    """A policy, as far as rules are concerned."""
+
+    version: PolicyVersion
+    pattern: str
+    roles: tuple[Role, ...]
+    ports: tuple[tuple[int, int], ...]
+    peers: tuple[Prefix, ...]
+
+
+def compile_policies(
+    policies: Sequence[Policy], cgroups: Mapping[str, int], numbering: Numbering | None = None
+) -> Compiled:
+    """Compile policies for a host.
+
+    ``cgroups`` maps each cgroup's path from the root of the hierarchy to its id; ``numbering`` is that of the
+    policies in force before. Raises :class:`PolicyConflict` with every conflicting pair (up to twenty), and
+    :class:`PliantError` when more than eight policies match one connection.
+    """
+    numbers = (numbering or Numbering()).extend(policies)
+    intents = [_intent(policy, numbers.numbers[policy.name].number) for policy in policies]
+    matched = matching_cgroups({intent.pattern for intent in intents}, cgroups)
+    classes = classify(matched)
+    by_pattern: dict[str, list[_Intent]] = defaultdict(list)
+    for intent in intents:
+        by_pattern[intent.pattern].append(intent)
+    by_class = {
+        c: [intent for pattern in sorted(c.patterns) for intent in by_pattern[pattern]]
+        for c in sorted(set(classes.values()), key=lambda c: c.number)
+    }
+    seen_patterns = {pattern for found in matched.values() for pattern in found}
+    waiting = [members for pattern, members in by_pattern.items() if pattern not in seen_patterns]
+    _refuse_conflicts([*by_class.values(), *waiting])
+
+    rules: dict[RuleKey, tuple[int, ...]] = {}
+    shapes: dict[int, int] = defaultdict(int)
+    for service_class, members in by_class.items():
+        for key, numbers_matched in _rules(service_class.number, members):
+            rules[key] = numbers_matched
+            shapes[key.service_class] |= 1 << key.shape
+    desired = DesiredState(
+        versions={i.version.number: i.version for i in intents if i.pattern in seen_patterns},
+        rules=rules,
+        services={cgroups[path]: Service(c.number, shapes[c.number]) for path, c in classes.items()},
+        attachments=frozenset(_attachments(cgroups, classes, by_class)),
+    )
+    unmatched = tuple(i.version.name for i in intents if i.pattern not in seen_patterns)
+    return Compiled(desired, numbers, unmatched)
+
+
+def _intent(policy: Policy, number: int) -> _Intent:
+    version = PolicyVersion(number, policy.name, policy.priority, policy.spec.holdout, policy.tune_values)
+    return _Intent(
+        version=version,
+        pattern=policy.spec.match.service,
+        roles=tuple(Role[role.upper()] for role in policy.roles),
+        ports=tuple(product(policy.local_ports or (ANY_PORT,), policy.remote_ports or (ANY_PORT,))),
+        peers=tuple(mapped_prefix(prefix) for prefix in policy.prefixes) or EVERY_PEER,
+    )
+
+
+def mapped_prefix(prefix: IPv4Network | IPv6Network) -> Prefix:
+    """A prefix as (address, length) of 128 bits, IPv4 as v4-mapped IPv6 (RFC 4291 2.5.5.2)."""
+    if prefix.version == 4:
+        return V4_MAPPED | int(prefix.network_address), 96 + prefix.prefixlen
+    return int(prefix.network_address), prefix.prefixlen
+
+
+def _refuse_conflicts(groups: Iterable[Sequence[_Intent]]) -> None:
+    found: dict[Conflict, None] = {}
+    for members in groups:
+        for role in Role:
+            found.update(dict.fromkeys(find_conflicts(_claims(members, role))))
+    if found:
+        raise PolicyConflict(sorted(found)[:20])
+
+
+def _claims(members: Iterable[_Intent], role: Role) -> Iterator[Claim]:
+    for intent in members:
+        if role not in intent.roles:
+            continue
+        version = intent.version
+        options = tuple(version.settings)
+        for (peer, bits), (local_port, remote_port) in product(intent.peers, intent.ports):
+            yield Claim(peer, bits, local_port, remote_port, version.name, version.priority, options)
+
+
+def _rules(service_class: int, members: Iterable[_Intent]) -> Iterator[tuple[RuleKey, tuple[int, ...]]]:
+    """The rules of one class: each prefix names its own policies and those of every prefix around it."""
+    grouped: dict[tuple[Role, int, int], dict[Prefix, list[PolicyVersion]]] = {}
+    for intent in members:
+        for role, (local_port, remote_port) in product(intent.roles, intent.ports):
+            prefixes = grouped.setdefault((role, local_port, remote_port), {})
+            for prefix in intent.peers:
+                prefixes.setdefault(prefix, []).append(intent.version)
+    for (role, local_port, remote_port), prefixes in grouped.items():
+        for (peer, bits), versions in _merged(prefixes):
+            key = RuleKey(service_class, role, local_port, remote_port, peer, bits)
+            yield key, _policy_list(versions)
+
+
+def _merged(prefixes: Mapping[Prefix, list[PolicyVersion]]) -> Iterator[tuple[Prefix, list[PolicyVersion]]]:
+    path: list[tuple[Prefix, list[PolicyVersion]]] = []
+    for prefix in sorted(prefixes):
+        while path and not contains(*path[-1][0], *prefix):
+            path.pop()
+        inherited = path[-1][1] if path else []
+        path.append((prefix, _effective(prefixes[prefix] + inherited)))
+        yield path[-1]
+
+
+def _effective(versions: list[PolicyVersion]) -> list[PolicyVersion]:
+    """The versions in order of priority, without those that could never win any option."""
+    if len(versions) == 1:
+        return versions
+    kept: list[PolicyVersion] = []
+    taken: set[str] = set()
+    ordered = sorted({v.number: v for v in versions}.values(), key=lambda v: (-v.priority, v.number))
+    for version in ordered:
+        if taken.issuperset(version.settings):
+            continue
+        kept.append(version)
+        if not version.holdout_ppm:  # a connection it holds out goes to the next
+            taken.update(version.settings)
+    return kept
+
+
+def _policy_list(versions: Sequence[PolicyVersion]) -> tuple[int, ...]:
+    if len(versions) > MAX_RULE_POLICIES:
+        names = ", ".join(f"'{version.name}'" for version in versions)
+        raise PliantError(
+            f"{len(versions)} policies match the same connections: {names}; at most {MAX_RULE_POLICIES} can",
+            remedy="merge some of them, or narrow their spec.match",
+        )
+    return tuple(version.number for version in versions)
+
+
+def _attachments(
+    cgroups: Mapping[str, int],
+    classes: Mapping[str, ServiceClass],
+    by_class: Mapping[ServiceClass, Sequence[_Intent]],
+) -> Iterator[Attachment]:
+    """Where each program goes: a cgroup runs its ancestors' programs after its own, so those are left out.
+
+    The scope program goes wherever a feature does, for it must have run first.
+    """
+    options = {c: {o for i in members for o in i.version.settings} for c, members in by_class.items()}
+    for path, service_class in classes.items():
+        inherited = {o for a in ancestors(path) if a in classes for o in options[classes[a]]}
+        wanted = options[service_class] - inherited
+        for program in (SCOPE, *sorted(wanted)) if wanted else ():
+            yield Attachment(cgroups[path], path, program)

@@ -320,7 +320,8 @@ class Policy(_Written):
     @property
     def holdout_ppm(self) -> int:
         """The share of matching connections kept untuned, in parts per million."""
-        return self.spec.holdout
+        holdout: int = self.spec.holdout
+        return holdout
 
     @property
     def tune_values(self) -> dict[str, Any]:

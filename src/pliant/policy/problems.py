@@ -155,7 +155,8 @@ def _wrong_kind(fault: _Fault) -> tuple[str, str]:
         return f"{fault.shown} is read as {read}, not as text", f"put it in quotes: '{fault.shown}'"
     if isinstance(value, str):
         if kind == "a whole number" and _DIGITS.fullmatch(value):
-            return f"{quote(value)} is text, not a number", f"write {int(value)} without quotes"
+            how = " without quotes" if value == str(int(value)) else ""
+            return f"{quote(value)} is text, not a number", f"write {int(value)}{how}"
         if kind == "a list":
             return f"{quote(value)} is not a list", f"write [{shorten(value)}]"
         return f"{quote(value)} is not {kind}", fault.wanted.remedy()
@@ -169,7 +170,7 @@ def _wrong_kind(fault: _Fault) -> tuple[str, str]:
 
 
 def _missing(fault: _Fault) -> tuple[str, str]:
-    return "this field is required", fault.wanted.remedy()
+    return "this field is required", fault.wanted.remedy() or "add it"
 
 
 def _too_little(fault: _Fault) -> tuple[str, str]:

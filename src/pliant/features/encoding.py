@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 from pliant.features import features
 from pliant.features.layout import Layout
-from pliant.policy.desired import SCOPE, DesiredState, PolicyVersion, RuleKey
 from pliant.observe.tables import Table, Tables
+from pliant.policy.desired import SCOPE, DesiredState, PolicyVersion, RuleKey
 
 RULE_EXACT_BITS = 128  # RULE_EXACT_BITS in scope.h
 PPM = 1_000_000
@@ -35,7 +36,7 @@ def encode(desired: DesiredState, layout: Layout) -> Tables:
 def _services(desired: DesiredState, layout: Layout) -> dict[bytes, bytes]:
     pack = layout.scope["service"].pack
     return {
-        cgroup_id.to_bytes(8, "little"): pack(
+        cgroup_id.to_bytes(8, sys.byteorder): pack(
             {"class": service.service_class, "shapes": service.shapes, "reserved": 0}
         )
         for cgroup_id, service in desired.services.items()
@@ -93,4 +94,4 @@ def _settings(name: str, desired: DesiredState, layout: Layout) -> dict[bytes, b
 
 
 def _number(number: int) -> bytes:
-    return number.to_bytes(NUMBER, "little")
+    return number.to_bytes(NUMBER, sys.byteorder)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The objects the package ships: their tables, the layouts of their keys and values, and what tells two builds apart."""
+"""The objects the package ships: the layouts of their tables, and what tells two builds apart."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from types import MappingProxyType
 
 from pliant.errors import PliantError
 from pliant.features import features
-from pliant.kernel.btf import Btf, Codec
+from pliant.kernel.btf import Btf
+from pliant.kernel.codec import Codec
 from pliant.policy.desired import SCOPE
 
 MAX_OPTIONS = 32  # MAX_OPTIONS in scope.h
@@ -51,10 +52,12 @@ def shipped_layout() -> Layout:
     slots = {name: slot for slot, name in enumerate(names)}
     described = {
         "slots": slots,
-        "layouts": {name: [list(field) for field in codec.fields] for name, codec in (scope | settings).items()},
+        "layouts": {
+            name: [str(field) for field in codec.fields] for name, codec in (scope | settings).items()
+        },
     }
     return Layout(
-        digest=_digest(json.dumps(described, sort_keys=True, default=str).encode()),
+        digest=_digest(json.dumps(described, sort_keys=True).encode()),
         slots=MappingProxyType(slots),
         objects=MappingProxyType(objects),
         builds=MappingProxyType({name: _digest(path.read_bytes()) for name, path in objects.items()}),

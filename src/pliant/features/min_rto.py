@@ -9,7 +9,9 @@ from pliant.policy.options import Option, duration
 FEATURE = Feature(
     option=Option(
         name="min_rto",
-        type=duration("5ms", "200ms"),  # the kernel lets a program lower its 200 ms (TCP_RTO_MIN), not raise it
+        type=duration(
+            "5ms", "200ms"
+        ),  # the kernel lets a program lower its 200 ms (TCP_RTO_MIN), not raise it
         summary="The lower bound of the retransmission timeout; lower than the kernel's 200ms, rounded up to jiffies.",
         example="50ms",
     ),

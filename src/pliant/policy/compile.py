@@ -14,6 +14,7 @@ from pliant.policy.conflicts import Claim, Conflict, PolicyConflict, contains, f
 from pliant.policy.desired import (
     ANY_PORT,
     SCOPE,
+    V4_MAPPED,
     Attachment,
     DesiredState,
     PolicyVersion,
@@ -26,7 +27,6 @@ from pliant.policy.numbering import Numbering
 from pliant.policy.services import ServiceClass, ancestors, classify, matching_cgroups
 
 MAX_RULE_POLICIES = 8  # MAX_RULE_POLICIES in scope.h
-V4_MAPPED = 0xFFFF << 32
 EVERY_PEER = ((0, 0),)
 
 Prefix = tuple[int, int]
@@ -97,7 +97,7 @@ def compile_policies(
 
 
 def _intent(policy: Policy, number: int) -> _Intent:
-    version = PolicyVersion(number, policy.name, policy.priority, policy.spec.holdout, policy.tune_values)
+    version = PolicyVersion(number, policy.name, policy.priority, policy.holdout_ppm, policy.tune_values)
     return _Intent(
         version=version,
         pattern=policy.spec.match.service,

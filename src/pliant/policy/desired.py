@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 ANY_PORT = 0
 SCOPE = "scope"
+V4_MAPPED = 0xFFFF << 32
+"""The address bits that turn an IPv4 address into its v4-mapped IPv6 one (RFC 4291 2.5.5.2)."""
 
 
 class Role(IntEnum):

@@ -14,7 +14,6 @@ from __future__ import annotations
 import gc
 import re
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike, fspath
@@ -22,16 +21,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from annotated_types import Ge, Le
-from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
+from pydantic import ValidationError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from pliant.policy import problems as told
 from pliant.policy.model import Policy, policy_model
 from pliant.policy.options import Catalogue
-from pliant.policy.problems import PolicyErrors, Problem, Wanted
+from pliant.policy.problems import PolicyErrors, Problem
 from pliant.policy.units import quote
 
 LARGEST_FILE_BYTES = 64 * 2**20
@@ -215,7 +211,9 @@ class _Reading:
         try:
             policy = self.model.model_validate(document)
         except ValidationError as error:
-            for path, message, remedy in _explain(self.model, error, document, root, prefix):
+            for path, message, remedy in told.explain(
+                self.model, error, document, lambda path: _written(root, prefix + path)
+            ):
                 line = _line(root, prefix + path) if root else 0
                 self.report(file, line, prefix + path, message, remedy)
             return
@@ -482,94 +480,8 @@ def _path_to(root: Node, wanted: Node) -> told.Path:
     return ()
 
 
-def _explain(
-    model: type[Policy], error: ValidationError, document: Any, root: Node | None, prefix: told.Path
-) -> Iterator[tuple[told.Path, str, str]]:
-    """Yield path, sentence and remedy of each thing wrong with one document."""
-    details = error.errors(include_url=False)
-    headings = [detail for detail in details if detail["loc"] == ("kind",) and detail["type"] != "missing"]
-    found: dict[told.Path, list[ErrorDetails]] = defaultdict(list)
-    for detail in headings or details:  # a document of another kind is not worth more sentences
-        found[_real_path(document, detail)].append(detail)
-    for path, alike in found.items():
-        if alike[0]["type"] == "extra_forbidden":
-            yield path, *_unknown(model, path)
-            continue
-        wanted = _wanted(model, path)
-        detail = alike[0]
-        if len(alike) > 1:  # the branches of a union: only together they say what is wrong
-            detail = {**detail, "type": "not_taken"}
-        yield path, *told.translate(detail, _written(root, prefix + path), wanted)
-
-
-def _real_path(document: Any, detail: ErrorDetails) -> told.Path:
-    """Return where in the document an error is, without the labels validators add to locations."""
-    location = detail["loc"]
-    if detail["type"] == "missing":
-        return location
-    path: told.Path = ()
-    for part in location:
-        inside = isinstance(document, dict) and part in document
-        if not inside and not (isinstance(document, list) and part in range(len(document))):
-            break
-        document = document[part]
-        path += (part,)
-    return path + tuple(detail.get("ctx", {}).get("at", ()))
-
-
 def _written(root: Node | None, path: told.Path) -> str | None:
     if root is None:
         return None
     _, node, arrived = _follow(root, path)
     return node.value if arrived and isinstance(node, ScalarNode) and node.tag != _TEXT else None
-
-
-def _unknown(model: type[Policy], path: told.Path) -> tuple[str, str]:
-    *section, key = path
-    known = _fields(model, tuple(section)) or {}
-    if tuple(section) == ("spec", "tune"):
-        near = told.did_you_mean(str(key), list(known))
-        hint = f"did you mean '{near}'? " if near else ""
-        return f"there is no option {quote(str(key))}", f"{hint}the options are {', '.join(known)}"
-    near = told.did_you_mean(str(key), list(known))
-    if near:
-        return f"there is no field {quote(str(key))} here", f"did you mean '{near}'?"
-    for home in ((), ("metadata",), ("spec",), ("spec", "match"), ("spec", "tune")):
-        if key in (_fields(model, home) or {}):
-            remedy = f"move it to {told.dotted(home)}" if home else "move it to the top of the document"
-            return f"there is no field {quote(str(key))} here", remedy
-    return f"there is no field {quote(str(key))} here", f"the fields here are {', '.join(known)}"
-
-
-def _fields(model: type[BaseModel], path: told.Path) -> Mapping[str, FieldInfo] | None:
-    for part in path:
-        info = model.model_fields.get(str(part))
-        if info is None or not (isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)):
-            return None
-        model = info.annotation
-    return model.model_fields
-
-
-def _wanted(model: type[Policy], path: told.Path) -> Wanted:
-    """Return what the model says about the field at ``path``."""
-    for end in range(len(path), 0, -1):
-        info = (_fields(model, path[: end - 1]) or {}).get(str(path[end - 1]))
-        if info is None:
-            continue
-        if end < len(path):
-            return Wanted()
-        low = next((mark.ge for mark in info.metadata if isinstance(mark, Ge)), None)
-        high = next((mark.le for mark in info.metadata if isinstance(mark, Le)), None)
-        example = _spell(info.examples[0]) if info.examples else ""
-        return Wanted(example, (low, high), not info.is_required())
-    return Wanted()
-
-
-def _spell(example: Any) -> str:
-    if isinstance(example, bool):
-        return str(example).lower()
-    if isinstance(example, dict):
-        return f"{{{', '.join(f'{key}: {_spell(value)}' for key, value in example.items())}}}"
-    if isinstance(example, (list, tuple)):
-        return f"[{', '.join(map(_spell, example))}]"
-    return str(example)

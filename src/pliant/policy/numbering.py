@@ -47,5 +47,5 @@ class Numbering:
 
 def settings_digest(policy: Policy) -> str:
     """A digest of what the kernel keeps under the policy's number: priority, holdout and settings, not the match."""
-    kept = [policy.priority, policy.spec.holdout, sorted(policy.tune_values.items())]
+    kept = [policy.priority, policy.holdout_ppm, sorted(policy.tune_values.items())]
     return blake2b(json.dumps(kept).encode(), digest_size=12).hexdigest()

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from annotated_types import Ge, Le
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from pliant.errors import PliantError
@@ -126,6 +130,32 @@ def translate(error: ErrorDetails, written: str | None, wanted: Wanted) -> tuple
     return say(fault)
 
 
+def explain(
+    model: type[BaseModel],
+    error: ValidationError,
+    document: Any,
+    written: Callable[[Path], str | None],
+) -> Iterator[tuple[Path, str, str]]:
+    """Yield path, sentence and remedy of each thing wrong with one policy document.
+
+    ``written`` gives the value at a path as it stands in the file, where that is a scalar other than text.
+    """
+    details = error.errors(include_url=False)
+    headings = [detail for detail in details if detail["loc"] == ("kind",) and detail["type"] != "missing"]
+    found: dict[Path, list[ErrorDetails]] = defaultdict(list)
+    for detail in headings or details:  # a document of another kind is not worth more sentences
+        found[_real_path(document, detail)].append(detail)
+    for path, alike in found.items():
+        if alike[0]["type"] == "extra_forbidden":
+            yield path, *_unknown(model, path)
+            continue
+        wanted = _wanted(model, path)
+        detail = alike[0]
+        if len(alike) > 1:  # the branches of a union: only together they say what is wrong
+            detail = {**detail, "type": "not_taken"}
+        yield path, *translate(detail, written(path), wanted)
+
+
 @dataclass(frozen=True, slots=True)
 class _Fault:
     type: str
@@ -226,6 +256,72 @@ def _validator_said(fault: _Fault) -> tuple[str, str]:
 
 def _not_taken(fault: _Fault) -> tuple[str, str]:
     return f"{fault.shown} is not a value this field takes", fault.wanted.remedy()
+
+
+def _real_path(document: Any, detail: ErrorDetails) -> Path:
+    """Return where in the document an error is, without the labels validators add to locations."""
+    location = detail["loc"]
+    if detail["type"] == "missing":
+        return location
+    path: Path = ()
+    for part in location:
+        inside = isinstance(document, dict) and part in document
+        if not inside and not (isinstance(document, list) and part in range(len(document))):
+            break
+        document = document[part]
+        path += (part,)
+    return path + tuple(detail.get("ctx", {}).get("at", ()))
+
+
+def _unknown(model: type[BaseModel], path: Path) -> tuple[str, str]:
+    *section, key = path
+    known = _fields(model, tuple(section)) or {}
+    if tuple(section) == ("spec", "tune"):
+        near = did_you_mean(str(key), list(known))
+        hint = f"did you mean '{near}'? " if near else ""
+        return f"there is no option {quote(str(key))}", f"{hint}the options are {', '.join(known)}"
+    near = did_you_mean(str(key), list(known))
+    if near:
+        return f"there is no field {quote(str(key))} here", f"did you mean '{near}'?"
+    for home in ((), ("metadata",), ("spec",), ("spec", "match"), ("spec", "tune")):
+        if key in (_fields(model, home) or {}):
+            remedy = f"move it to {dotted(home)}" if home else "move it to the top of the document"
+            return f"there is no field {quote(str(key))} here", remedy
+    return f"there is no field {quote(str(key))} here", f"the fields here are {', '.join(known)}"
+
+
+def _fields(model: type[BaseModel], path: Path) -> Mapping[str, FieldInfo] | None:
+    for part in path:
+        info = model.model_fields.get(str(part))
+        if info is None or not (isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)):
+            return None
+        model = info.annotation
+    return model.model_fields
+
+
+def _wanted(model: type[BaseModel], path: Path) -> Wanted:
+    """Return what the model says about the field at ``path``."""
+    for end in range(len(path), 0, -1):
+        info = (_fields(model, path[: end - 1]) or {}).get(str(path[end - 1]))
+        if info is None:
+            continue
+        if end < len(path):
+            return Wanted()
+        low = next((mark.ge for mark in info.metadata if isinstance(mark, Ge)), None)
+        high = next((mark.le for mark in info.metadata if isinstance(mark, Le)), None)
+        example = _spell(info.examples[0]) if info.examples else ""
+        return Wanted(example, (low, high), not info.is_required())
+    return Wanted()
+
+
+def _spell(example: Any) -> str:
+    if isinstance(example, bool):
+        return str(example).lower()
+    if isinstance(example, dict):
+        return f"{{{', '.join(f'{key}: {_spell(value)}' for key, value in example.items())}}}"
+    if isinstance(example, (list, tuple)):
+        return f"[{', '.join(map(_spell, example))}]"
+    return str(example)
 
 
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_/-]{1,80}")

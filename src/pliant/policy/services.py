@@ -28,7 +28,9 @@ def matching_cgroups(patterns: Collection[str], cgroups: Iterable[str]) -> dict[
     where ``*`` also crosses slashes.
     """
     exact = {pattern for pattern in patterns if not GLOB.search(pattern)}
-    globs = [(pattern, re.compile(fnmatch.translate(pattern))) for pattern in patterns if pattern not in exact]
+    globs = [
+        (pattern, re.compile(fnmatch.translate(pattern))) for pattern in patterns if pattern not in exact
+    ]
     matched: dict[str, set[str]] = {}
     for path in cgroups:
         name = path.rpartition("/")[2]

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Carries steps out in the kernel and reads them back. Each one may be taken again after it was taken half."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from functools import singledispatchmethod
+from pathlib import Path
+
+from pliant.errors import PliantError
+from pliant.features.layout import Layout
+from pliant.kernel.errors import KernelError
+from pliant.kernel.links import AttachType, Link, attach_cgroup
+from pliant.kernel.maps import Map
+from pliant.kernel.objects import LoadedObject, load
+from pliant.kernel.programs import Program
+from pliant.observe.pin_tree import PinTree
+from pliant.observe.reader import POLICY_CONSTANT_BYTES, read_table
+from pliant.observe.state import Attached
+from pliant.observe.tables import Table
+from pliant.plan.steps import (
+    Attach,
+    Detach,
+    LoadObject,
+    ReplaceProgram,
+    RetireLayout,
+    Step,
+    UnloadObject,
+    WriteTable,
+)
+from pliant.policy.desired import SCOPE
+
+READ_WHOLE_TABLE_FROM = 256  # entries; below this each is read by itself
+VERDICTS = Table(SCOPE, "verdicts")
+
+
+class KernelActuator:
+    """Takes steps on the host this process runs on.
+
+    ``cgroup_root`` is where cgroup v2 is mounted; ``holdout_key`` is the host's secret for choosing held-out
+    connections. Errors are those of :mod:`pliant.kernel.errors`.
+    """
+
+    def __init__(self, pins: PinTree, layout: Layout, cgroup_root: Path, holdout_key: int) -> None:
+        self.pins = pins
+        self.layout = layout
+        self.cgroup_root = cgroup_root
+        self.holdout_key = holdout_key
+
+    @singledispatchmethod
+    def act(self, step: Step) -> None:
+        """Make the change. See :class:`pliant.plan.executor.Actuator`."""
+        raise TypeError(f"no way to take a step of type {type(step).__name__}")
+
+    @singledispatchmethod
+    def read_back(self, step: Step) -> None:
+        """Check the change in the kernel. See :class:`pliant.plan.executor.Actuator`."""
+        raise TypeError(f"no way to read back a step of type {type(step).__name__}")
+
+    # -- objects
+
+    @act.register
+    def _load(self, step: LoadObject) -> None:
+        with self._loaded(step.object, reuse={}) as loaded:
+            directory = self.pins.object(step.object)
+            directory.mkdir(parents=True, exist_ok=True)
+            for name, held in loaded.maps.items():
+                if not name.startswith(".") and not (step.object != SCOPE and name == VERDICTS.map):
+                    held.pin(directory / name)
+            loaded.programs[step.object].pin(self.pins.program(step.object, step.build))
+
+    @read_back.register
+    def _load_done(self, step: LoadObject) -> None:
+        Program.pinned(self.pins.program(step.object, step.build)).close()
+
+    @act.register
+    def _unload(self, step: UnloadObject) -> None:
+        _remove(self.pins.object(step.object))
+        self._remove_if_empty()
+
+    @read_back.register
+    def _unload_done(self, step: UnloadObject) -> None:
+        if self.pins.object(step.object).exists():
+            raise KernelError(f"{self.pins.object(step.object)} is still there")
+
+    @act.register
+    def _replace(self, step: ReplaceProgram) -> None:
+        tables = [
+            path for path in self.pins.object(step.object).iterdir() if not path.name.startswith("program_")
+        ]
+        with contextlib.ExitStack() as stack:
+            maps = {path.name: stack.enter_context(Map.pinned(path)) for path in tables}
+            loaded = stack.enter_context(self._loaded(step.object, reuse=maps))
+            program = loaded.programs[step.object]
+            pin = self.pins.program(step.object, step.build)
+            if pin.exists():
+                pin.unlink()
+            program.pin(pin)
+            for attached in self.pins.attached():
+                if attached.program == step.object:
+                    stack.enter_context(Link.pinned(self.pins.link(attached))).update(program)
+        self.pins.program(step.object, step.previous).unlink(missing_ok=True)
+
+    @read_back.register
+    def _replace_done(self, step: ReplaceProgram) -> None:
+        with Program.pinned(self.pins.program(step.object, step.build)) as program:
+            for attached in self.pins.attached():
+                if attached.program == step.object:
+                    self._check_link(attached, program)
+
+    @contextlib.contextmanager
+    def _loaded(self, name: str, reuse: dict[str, Map]) -> Iterator[LoadedObject]:
+        if name == SCOPE:
+            rodata = {"holdout_key": self.holdout_key}
+            with load(self.layout.objects[name], feature=name, rodata=rodata, reuse=reuse) as loaded:
+                yield loaded
+            return
+        with Map.pinned(self.pins.map(VERDICTS)) as verdicts:
+            rodata = {"option_slot": self.layout.slots[name]}
+            reuse = {**reuse, VERDICTS.map: verdicts}
+            with load(self.layout.objects[name], feature=name, rodata=rodata, reuse=reuse) as loaded:
+                yield loaded
+
+    # -- tables
+
+    @act.register
+    def _write(self, step: WriteTable) -> None:
+        with Map.pinned(self.pins.map(step.table)) as held:
+            held.put_many(step.puts.items())
+            held.delete_many(step.deletes)
+
+    @read_back.register
+    def _write_done(self, step: WriteTable) -> None:
+        if len(step.puts) + len(step.deletes) >= READ_WHOLE_TABLE_FROM:
+            found = read_table(self.pins, step.table)
+            missing = step.puts.items() - found.items()
+            left = step.deletes & found.keys()
+        else:
+            with Map.pinned(self.pins.map(step.table)) as held:
+                missing = {
+                    (key, value) for key, value in step.puts.items() if not _holds(held, step, key, value)
+                }
+                left = frozenset(key for key in step.deletes if held.get(key) is not None)
+        if missing or left:
+            raise KernelError(
+                f"{len(missing)} entries were not taken by {step.table} and {len(left)} are still there"
+            )
+
+    # -- attachments
+
+    @act.register
+    def _attach(self, step: Attach) -> None:
+        attached = Attached(step.cgroup_id, step.program)
+        pin = self.pins.link(attached)
+        if pin.exists():
+            return
+        self.pins.links.mkdir(parents=True, exist_ok=True)
+        cgroup = self.cgroup_root / step.cgroup.lstrip("/")
+        with (
+            self._program(step.program) as program,
+            attach_cgroup(program, cgroup, AttachType.CGROUP_SOCK_OPS) as link,
+        ):
+            link.pin(pin)
+
+    @read_back.register
+    def _attach_done(self, step: Attach) -> None:
+        with self._program(step.program) as program:
+            self._check_link(Attached(step.cgroup_id, step.program), program)
+
+    @act.register
+    def _detach(self, step: Detach) -> None:
+        pin = self.pins.link(Attached(step.cgroup_id, step.program))
+        try:
+            with Link.pinned(pin) as link:
+                link.detach()
+        except KernelError:
+            if not pin.exists():
+                return  # taken already
+        pin.unlink(missing_ok=True)
+        self._remove_if_empty()
+
+    @read_back.register
+    def _detach_done(self, step: Detach) -> None:
+        if self.pins.link(Attached(step.cgroup_id, step.program)).exists():
+            raise KernelError(f"the link of {step.program} on {step.cgroup} is still pinned")
+
+    def _check_link(self, attached: Attached, program: Program) -> None:
+        with Link.pinned(self.pins.link(attached)) as link:
+            if link.program_id != program.id or link.info().cgroup_id != attached.cgroup_id:
+                raise KernelError(
+                    f"the link of {attached.program} does not run it on cgroup {attached.cgroup_id}"
+                )
+
+    def _program(self, name: str) -> Program:
+        build = self.pins.build(name)
+        if build is None:
+            raise PliantError(f"the program {name} is not loaded")
+        return Program.pinned(self.pins.program(name, build))
+
+    # -- other builds
+
+    @act.register
+    def _retire(self, step: RetireLayout) -> None:
+        other = PinTree(self.pins.root, step.layout)
+        for attached in sorted(other.attached(), key=lambda a: (a.program == SCOPE, a)):
+            with contextlib.suppress(KernelError), Link.pinned(other.link(attached)) as link:
+                link.detach()
+        _remove(other.directory)
+
+    @read_back.register
+    def _retire_done(self, step: RetireLayout) -> None:
+        if PinTree(self.pins.root, step.layout).directory.exists():
+            raise KernelError(f"pins of the layout {step.layout} are still there")
+
+    def _remove_if_empty(self) -> None:
+        """Leave no directory behind when the last thing of ours has gone; the root is kept, for it may be a mount."""
+        for directory in (self.pins.links, self.pins.directory):
+            with contextlib.suppress(OSError):
+                directory.rmdir()
+
+
+def _holds(held: Map, step: WriteTable, key: bytes, value: bytes) -> bool:
+    found = held.get(key)
+    if found is None:
+        return False
+    constant = POLICY_CONSTANT_BYTES if step.table.map == "policies" else len(value)
+    return found[:constant] == value[:constant]
+
+
+def _remove(directory: Path) -> None:
+    if directory.exists():
+        shutil.rmtree(directory)

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is checked before anything is changed, each with a sentence and a remedy."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from pliant.agent.places import Places
+from pliant.errors import PliantError
+from pliant.features import features
+from pliant.features.feature import HostFacts
+from pliant.kernel import btf
+from pliant.kernel.cgroup_query import exclusive_owner
+from pliant.kernel.congestion_controls import congestion_controls
+from pliant.kernel.links import AttachType
+from pliant.kernel.pins import PinDirectory
+from pliant.plan.steps import Attach, Step
+from pliant.policy.model import Policy
+from pliant.policy.services import matching_cgroups
+
+
+def check_host(places: Places) -> None:
+    """Raise :class:`PliantError` when this process or this kernel cannot do what Pliant is for."""
+    if os.geteuid() != 0:
+        raise PliantError("changing a host needs root", remedy="run it with sudo, or as root")
+    if not btf.VMLINUX.exists():
+        raise PliantError(
+            f"this kernel has no type information ({btf.VMLINUX} is missing), which loading programs needs",
+            remedy="use a kernel built with CONFIG_DEBUG_INFO_BTF=y, as Debian's are",
+        )
+    PinDirectory(places.pins).require()
+
+
+def check_values(policies: Iterable[Policy]) -> None:
+    """Raise when this host cannot give a policy what it asks for; every such policy is named."""
+    facts = HostFacts(congestion_controls=congestion_controls())
+    complaints = [
+        f"policy '{policy.name}': spec.tune.{option}: {complaint}"
+        for policy in policies
+        for option, value in policy.tune_values.items()
+        if (complaint := features()[option].check(value, facts))
+    ]
+    if complaints:
+        raise PliantError("\n".join(complaints), remedy="choose a value this host offers")
+
+
+def check_services(policies: Iterable[Policy], cgroups: Mapping[str, int]) -> None:
+    """Raise when a policy's service matches no cgroup of this host."""
+    wanted = {policy.spec.match.service: policy.name for policy in policies}
+    found = {pattern for patterns in matching_cgroups(wanted, cgroups).values() for pattern in patterns}
+    missing = sorted(wanted.keys() - found)
+    if not missing:
+        return
+    names = {path.rpartition("/")[2] for path in cgroups} | set(cgroups)
+    near = difflib.get_close_matches(missing[0], names, n=1)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    raise PliantError(
+        "\n".join(f"policy '{wanted[service]}': no service '{service}' on this host" for service in missing),
+        remedy=f"{hint}'pliant get services' lists what there is; --allow-waiting keeps the policy until it appears",
+    )
+
+
+def check_hooks(plan: Sequence[Step], cgroup_root: Path) -> None:
+    """Raise when a cgroup's hook belongs to a program that lets no other beside it."""
+    for path in sorted({step.cgroup for step in plan if isinstance(step, Attach)}):
+        owner = exclusive_owner(cgroup_root / path.lstrip("/"), AttachType.CGROUP_SOCK_OPS)
+        if owner:
+            raise PliantError(
+                f"another program ('{owner.name}', id {owner.program_id}) holds the sock_ops hook of {path} "
+                "or of a cgroup above it, and lets no other program beside it",
+                remedy="have its owner attach it with BPF_F_ALLOW_MULTI; Pliant touches nothing it did not attach",
+            )

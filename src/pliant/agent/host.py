@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One host: policies in, kernel changed, every change journalled, read back and reversible."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pliant.agent.actuator import KernelActuator
+from pliant.agent.change import Applied, Change, Policies
+from pliant.agent.checks import check_hooks, check_host, check_services, check_values
+from pliant.agent.lock import host_lock
+from pliant.agent.places import Places
+from pliant.errors import PliantError
+from pliant.features import catalogue
+from pliant.features.encoding import encode
+from pliant.features.layout import shipped_layout
+from pliant.kernel import cgroups
+from pliant.observe.pin_tree import PinTree
+from pliant.observe.reader import read_state
+from pliant.observe.state import HostState
+from pliant.plan.executor import Progress, execute
+from pliant.plan.planner import Target, plan
+from pliant.plan.steps import Step
+from pliant.policy.compile import Compiled, compile_policies
+from pliant.policy.desired import DesiredState
+from pliant.policy.documents import policy_from_document
+from pliant.policy.model import Policy
+from pliant.policy.numbering import Numbering
+from pliant.store.generations import NOTHING_YET, Generation, State, StoredPolicy
+from pliant.store.journal import GenerationJournal, Journal
+
+LOCK_TIMEOUT_S = 10.0
+
+
+class Host:
+    """The host this process runs on.
+
+    Reading needs no lock; whatever changes the host takes it, and first settles what an interrupted change left.
+    All methods raise :class:`PliantError` with a sentence and a remedy, and then have changed nothing, or have taken
+    back what they changed.
+    """
+
+    def __init__(self, places: Places | None = None, *, lock_timeout_s: float = LOCK_TIMEOUT_S) -> None:
+        self.places = places or Places()
+        self.lock_timeout_s = lock_timeout_s
+        self._journal: Journal | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the journal."""
+        if self._journal:
+            self._journal.close()
+            self._journal = None
+
+    # -- reading
+
+    @property
+    def journal(self) -> Journal:
+        """The journal, for reading until a change opens it for writing."""
+        if self._journal is None:
+            self._journal = Journal(self.places.state, read_only=True)
+        return self._journal
+
+    @cached_property
+    def cgroup_root(self) -> Path:
+        """Where cgroup v2 is mounted."""
+        return self.places.cgroup_root or cgroups.find_root()
+
+    def cgroups(self) -> dict[str, int]:
+        """All cgroups of the host: path from the root of the hierarchy to id."""
+        return {cgroup.path: cgroup.id for cgroup in cgroups.walk(self.cgroup_root)}
+
+    @property
+    def pins(self) -> PinTree:
+        """Where this build pins what it loads."""
+        return PinTree(self.places.pins, shipped_layout().digest)
+
+    def observe(self, known: Mapping[str, int] | None = None) -> HostState:
+        """What of ours is in the kernel."""
+        ids = frozenset((known if known is not None else self.cgroups()).values())
+        return read_state(self.pins, ids.__contains__)
+
+    def policies(self, generation: int | None = None) -> dict[str, Policy]:
+        """The policies of a generation by name; of the one in force when none is given."""
+        return _parsed(self.journal.policies(self.journal.current() if generation is None else generation))
+
+    def compile(self, policies: Policies | None = None) -> Compiled:
+        """What policies compile to on this host now; those in force when none are given."""
+        chosen = self.policies() if policies is None else policies
+        numbering = self.journal.numbering(self.journal.current())
+        return compile_policies(list(chosen.values()), self.cgroups(), numbering)
+
+    # -- working out
+
+    def change_to_apply(
+        self, policies: Iterable[Policy], *, reason: str = "", allow_waiting: bool = False
+    ) -> Change:
+        """The change that adds policies or replaces those of the same names.
+
+        ``allow_waiting`` accepts policies whose service is not on this host yet.
+        """
+        given = {policy.name: policy for policy in policies}
+        before = self.journal.policies(self.journal.current())
+        known = self.cgroups()
+        check_values(given.values())
+        if not allow_waiting:
+            check_services(given.values(), known)
+        return self._change("apply", reason, before, _parsed(before) | given, known)
+
+    def change_to_delete(self, names: Sequence[str], *, reason: str = "") -> Change:
+        """The change that takes policies away."""
+        before = self.journal.policies(self.journal.current())
+        unknown = [name for name in names if name not in before]
+        if unknown:
+            listed = ", ".join(f"'{name}'" for name in unknown)
+            raise PliantError(f"there is no policy {listed}", remedy="'pliant get' lists those there are")
+        kept = {name: policy for name, policy in before.items() if name not in names}
+        return self._change("delete", reason, before, _parsed(kept), self.cgroups())
+
+    def change_to_rollback(self, generation: int | None = None, *, reason: str = "") -> Change:
+        """The change that brings back the policies of a generation; of the one before when none is given."""
+        current = self.journal.current()
+        if generation is None:
+            if current == NOTHING_YET:
+                raise PliantError("nothing was applied yet, so there is nothing to roll back to")
+            held = self.journal.generation(current)
+            generation = held.parent if held else NOTHING_YET
+        found = self.journal.generation(generation)
+        if generation != NOTHING_YET and (found is None or found.state is not State.APPLIED):
+            raise PliantError(
+                f"there is no applied generation {generation}",
+                remedy="'pliant history' lists those there are",
+            )
+        before, after = self.journal.policies(current), self.journal.policies(generation)
+        why = reason or f"back to generation {generation}"
+        return self._change("rollback", why, before, _parsed(after), self.cgroups())
+
+    def _change(
+        self,
+        verb: str,
+        reason: str,
+        before: Mapping[str, StoredPolicy],
+        after: Policies,
+        known: Mapping[str, int],
+    ) -> Change:
+        numbering = self.journal.numbering(self.journal.current())
+        compiled = compile_policies(list(after.values()), known, numbering)
+        stored = _stored(after, compiled.numbering, before)
+        steps = self._plan(compiled.desired, known)
+        return Change(verb, reason, before, stored, compiled, steps)
+
+    def _plan(self, desired: DesiredState, known: Mapping[str, int]) -> tuple[Step, ...]:
+        layout = shipped_layout()
+        target = Target(
+            builds={name: layout.builds[name] for name in desired.programs},
+            tables=encode(desired, layout),
+            attachments=desired.attachments,
+        )
+        return plan(self.observe(known), target, {number: path for path, number in known.items()})
+
+    # -- changing
+
+    @contextlib.contextmanager
+    def exclusively(self) -> Iterator[None]:
+        """Hold the host's lock, with the journal open for writing and an interrupted change settled."""
+        check_host(self.places)
+        with host_lock(self.places.state, self.lock_timeout_s):
+            self.close()
+            self._journal = Journal(self.places.state)
+            self._settle()
+            yield
+
+    def carry_out(self, change: Change, *, actor: str, progress: Progress | None = None) -> Applied:
+        """Make a change that was worked out under the same lock."""
+        journal = self.journal
+        if change.is_empty:
+            return Applied(change, journal.current())
+        check_hooks(change.plan, self.cgroup_root)
+        next_number = change.compiled.numbering.next_number
+        generation = journal.start(
+            change.verb, change.reason, actor, change.after, next_number, len(change.plan)
+        )
+        try:
+            execute(change.plan, self._actuator(), generation, progress)
+        except BaseException:
+            journal.abandon(generation.number)
+            raise
+        journal.finish(generation.number)
+        return Applied(change, generation.number)
+
+    def _settle(self) -> None:
+        """Bring the host to one of two generations after a change whose process died: see :meth:`settled_to`."""
+        interrupted = self.journal.interrupted()
+        if interrupted is None:
+            return
+        target = self.settled_to(interrupted)
+        policies = list(_parsed(self.journal.policies(target)).values())
+        known = self.cgroups()
+        compiled = compile_policies(policies, known, self.journal.numbering(target))
+        steps = self._plan(compiled.desired, known)
+        execute(steps, self._actuator(), _Settling(self.journal, interrupted))
+        if target == interrupted.number:
+            self.journal.finish(interrupted.number)
+        else:
+            self.journal.abandon(interrupted.number)
+
+    def settled_to(self, interrupted: Generation) -> int:
+        """The generation an interrupted one is settled to: itself if every step was done, else the one before."""
+        records = self.journal.steps(interrupted.number)
+        done = sum(record.state == "done" for record in records if not record.undo)
+        taken_back = any(record.undo for record in records)
+        return interrupted.number if done == interrupted.steps and not taken_back else interrupted.parent
+
+    def _actuator(self) -> KernelActuator:
+        return KernelActuator(self.pins, shipped_layout(), self.cgroup_root, self.journal.holdout_key)
+
+
+class _Settling(GenerationJournal):
+    """Journals the steps that settle an interrupted generation, after those it took itself."""
+
+    def __init__(self, journal: Journal, interrupted: Generation) -> None:
+        super().__init__(journal, interrupted.number)
+        self._first = interrupted.steps
+
+    def begin(self, position: int, step: Step, *, undo: bool = False) -> None:
+        """Record that the step is about to be taken."""
+        super().begin(self._first + position, step, undo=True)
+
+    def done(self, position: int, *, undo: bool = False) -> None:
+        """Record that the step was taken and read back."""
+        super().done(self._first + position, undo=True)
+
+
+def _parsed(stored: Mapping[str, StoredPolicy]) -> dict[str, Policy]:
+    return {
+        name: policy_from_document(json.loads(policy.document), f"stored policy {name}", catalogue())
+        for name, policy in stored.items()
+    }
+
+
+def _stored(
+    policies: Policies, numbering: Numbering, before: Mapping[str, StoredPolicy]
+) -> dict[str, StoredPolicy]:
+    result = {}
+    for name, policy in policies.items():
+        numbered = numbering.numbers[name]
+        document = json.dumps(policy.to_document(), separators=(",", ":"))
+        held = before.get(name)
+        same = held is not None and held.document == document and held.number == numbered.number
+        result[name] = (
+            held if held and same else StoredPolicy(name, numbered.number, numbered.digest, document)
+        )
+    return result

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What of ours is in the kernel: loaded objects, the contents of their tables, and where programs are attached."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from pliant.observe.tables import Tables
+
+
+class Attached(NamedTuple):
+    """A program of ours on a cgroup."""
+
+    cgroup_id: int
+    program: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostState:
+    """What was found under one layout's pins.
+
+    ``builds`` maps each loaded object to the digest of the file it was loaded from; ``partial`` names objects whose
+    pins are incomplete (their loading was interrupted); ``stale`` are attachments whose cgroup is gone or whose
+    link runs a program other than the object's; ``other_layouts`` are pin directories of other builds of Pliant.
+    """
+
+    builds: Mapping[str, str] = field(default_factory=dict)
+    partial: frozenset[str] = frozenset()
+    tables: Tables = field(default_factory=dict)
+    attachments: frozenset[Attached] = frozenset()
+    stale: frozenset[Attached] = frozenset()
+    other_layouts: tuple[str, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing of ours is on the host."""
+        return not (self.builds or self.partial or self.attachments or self.stale or self.other_layouts)

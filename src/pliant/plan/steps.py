@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The steps a plan is made of: data with a sentence, a reason and an undo."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pliant.observe.tables import Table
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One change to a host. ``reason`` says why it is part of the plan, in words."""
+
+    reason: str
+
+    @property
+    def kind(self) -> str:
+        """A short name for scripts and the journal: ``load-object``, ``attach`` and so on."""
+        name = type(self).__name__
+        return "".join(f"-{c.lower()}" if c.isupper() else c for c in name).lstrip("-")
+
+    @property
+    def sentence(self) -> str:
+        """What the step does, in one sentence."""
+        raise NotImplementedError
+
+    def undo(self) -> Step | None:
+        """The step that takes this one back; None where there is nothing to take back."""
+        raise NotImplementedError
+
+
+def _taking_back(step: Step) -> str:
+    return f"undo: {step.sentence}"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadObject(Step):
+    """Load an object's program into the kernel and pin it with its maps."""
+
+    object: str
+    build: str
+
+    @property
+    def sentence(self) -> str:
+        """See :class:`Step`."""
+        return f"load the program {self.object}"
+
+    def undo(self) -> Step:
+        """Unload it."""
+        return UnloadObject(_taking_back(self), self.object, self.build)
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadObject(Step):
+    """Remove an object's pins; the kernel frees the program and its maps."""
+
+    object: str
+    build: str
+
+    @property
+    def sentence(self) -> str:
+        """See :class:`Step`."""
+        return f"unload the program {self.object}"
+
+    def undo(self) -> Step:
+        """Load it again; its counters start at zero."""
+        return LoadObject(_taking_back(self), self.object, self.build)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaceProgram(Step):
+    """Replace a program by that of another build, in place: no connection sees a gap."""
+
+    object: str
+    build: str
+    previous: str
+
+    @property
+    def sentence(self) -> str:
+        """See :class:`Step`."""
+        return f"replace the program {self.object} by this build's"
+
+    def undo(self) -> Step | None:
+        """None: the other build's program is kept until its replacement is in place everywhere."""
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class WriteTable(Step):
+    """Write and delete entries of a map. ``before`` has the old value of each entry touched, None where none was."""
+
+    table: Table
+    puts: Mapping[bytes, bytes]
+    deletes: frozenset[bytes]
+    before: Mapping[bytes, bytes | None]
+
+    @property
+    def sentence(self) -> str:
+        """See :class:`Step`."""
+        done = []
+        if self.puts:
+            done.append(f"write {_entries(len(self.puts))}")
+        if self.deletes:
+            done.append(f"delete {_entries(len(self.deletes))}")
+        return f"{' and '.join(done)} of {self.table}"
+
+    def undo(self) -> Step:
+        """Write what was there before."""
+        return WriteTable(
+            _taking_back(self),
+            self.table,
+            puts={key: value for key, value in self.before.items() if value is not None},
+            deletes=frozenset(key for key, value in self.before.items() if value is None),
+            before={key: self.puts.get(key) for key in self.before},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Attach(Step):
+    """Attach a program to a cgroup and pin the link."""
+
+    cgroup_id: int
+    cgroup: str
+    program: str
+
+    @property
+    def sentence(self) -> str:
+        """See :class:`Step`."""
+        return f"attach {self.program} to {self.cgroup}"
+
+    def undo(self) -> Step:
+        """Detach it."""
+        return Detach(_taking_back(self), self.cgroup_id, self.cgroup, self.program)
+
+
+@dataclass(frozen=True, slots=True)
+class Detach(Step):
+    """Detach a program of ours from a cgroup and remove the link's pin."""
+
+    cgroup_id: int
+    cgroup: str
+    program: str
+
+    @property
+    def sentence(self) -> str:
+        """See :class:`Step`."""
+        return f"detach {self.program} from {self.cgroup}"
+
+    def undo(self) -> Step:
+        """Attach it again."""
+        return Attach(_taking_back(self), self.cgroup_id, self.cgroup, self.program)
+
+
+@dataclass(frozen=True, slots=True)
+class RetireLayout(Step):
+    """Detach and unload what another build of Pliant left under its own layout. Always the last step of a plan."""
+
+    layout: str
+
+    @property
+    def sentence(self) -> str:
+        """See :class:`Step`."""
+        return f"retire the programs of another build (layout {self.layout})"
+
+    def undo(self) -> Step | None:
+        """None: nothing comes after it, and its failure leaves both builds doing the same."""
+        return None
+
+
+def _entries(count: int) -> str:
+    return "1 entry" if count == 1 else f"{count:,} entries"

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which policies a connection gets and why: a second, plain implementation of what scope.bpf.c decides.
+
+It takes policies as people wrote them, not what they compile to, so that the two can be held against each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Any
+
+from pliant.policy.desired import V4_MAPPED
+from pliant.policy.model import Policy
+from pliant.policy.services import ancestors, matching_cgroups
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A connection as scope sees it. ``cgroup`` is the path from the root of the hierarchy."""
+
+    cgroup: str
+    role: str
+    local_port: int
+    peer: IPv4Address | IPv6Address
+    remote_port: int
+
+
+class Reason(Enum):
+    """Why a policy does or does not apply to a connection: the id; the sentence is the value."""
+
+    WINS = "it matches, and no better policy sets the same options"
+    PARTLY = "it matches, but a policy of higher priority sets some of its options"
+    OUTRANKED = "it matches, but policies of higher priority set all of its options"
+    SERVICE = "the connection's service is another"
+    ROLE = "the service has the other role in this connection"
+    LOCAL_PORT = "the local port is another"
+    REMOTE_PORT = "the remote port is another"
+    PEER = "the peer is in none of its prefixes"
+
+    @property
+    def matches(self) -> bool:
+        """Whether the policy matches the connection at all."""
+        return self in (Reason.WINS, Reason.PARTLY, Reason.OUTRANKED)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One policy against one connection: why, and the options it has won."""
+
+    policy: str
+    priority: int
+    reason: Reason
+    won: dict[str, Any]
+    holdout_ppm: int
+
+
+def explain(policies: Iterable[Policy], connection: Connection) -> list[Judged]:
+    """Every policy against a connection that it does not hold out, those that win first, then by priority and name."""
+    reasons = {policy: _mismatch(policy, connection) for policy in policies}
+    holders: dict[str, Policy] = {}
+    for policy in sorted((p for p in reasons if reasons[p] is None), key=lambda p: p.priority):
+        holders.update(dict.fromkeys(policy.tune_values, policy))
+    judged = []
+    for policy, mismatch in reasons.items():
+        won = {o: v for o, v in policy.tune_values.items() if mismatch is None and holders[o] is policy}
+        reason = mismatch or _rank(len(won), len(policy.tune_values))
+        judged.append(Judged(policy.name, policy.priority, reason, won, policy.holdout_ppm))
+    return sorted(judged, key=lambda j: (not j.won, not j.reason.matches, -j.priority, j.policy))
+
+
+def _rank(won: int, options: int) -> Reason:
+    if won == options:
+        return Reason.WINS
+    return Reason.PARTLY if won else Reason.OUTRANKED
+
+
+def _mismatch(policy: Policy, connection: Connection) -> Reason | None:
+    if not _is_of_service(policy.spec.match.service, connection.cgroup):
+        return Reason.SERVICE
+    if connection.role not in policy.roles:
+        return Reason.ROLE
+    if policy.local_ports and connection.local_port not in policy.local_ports:
+        return Reason.LOCAL_PORT
+    if policy.remote_ports and connection.remote_port not in policy.remote_ports:
+        return Reason.REMOTE_PORT
+    if policy.prefixes and not any(_contains(prefix, connection.peer) for prefix in policy.prefixes):
+        return Reason.PEER
+    return None
+
+
+def _is_of_service(pattern: str, cgroup: str) -> bool:
+    return bool(matching_cgroups({pattern}, [cgroup, *ancestors(cgroup)]))
+
+
+def _contains(prefix: IPv4Network | IPv6Network, peer: IPv4Address | IPv6Address) -> bool:
+    """Whether a peer is in a prefix; an IPv4 peer counts as its v4-mapped IPv6 address too (RFC 4291 2.5.5.2)."""
+    if isinstance(peer, IPv6Address) and peer.ipv4_mapped:
+        peer = peer.ipv4_mapped
+    if peer in prefix:
+        return True
+    if isinstance(peer, IPv4Address) and isinstance(prefix, IPv6Network):
+        return IPv6Address(V4_MAPPED | int(peer)) in prefix
+    return False

@@ -26,7 +26,7 @@ SO_MAX_PACING_RATE = 47
 
 # struct tcp_info as of Linux 5.5 (linux/tcp.h); later kernels only append, and give back as much as is asked.
 _TCP_INFO = struct.Struct("=8B24I4Q6I4Q2I2Q4I")
-_INFO_NAMES = (
+_INFO_NAMES = (  # noqa: SIM905 - a list of 57 names would take as many lines
     "state ca_state retransmits probes backoff options wscale flags "
     "rto ato snd_mss rcv_mss unacked sacked lost retrans fackets "
     "last_data_sent last_ack_sent last_data_recv last_ack_recv "
@@ -35,11 +35,11 @@ _INFO_NAMES = (
     "segs_out segs_in notsent_bytes min_rtt data_segs_in data_segs_out "
     "delivery_rate busy_time rwnd_limited sndbuf_limited delivered delivered_ce "
     "bytes_sent bytes_retrans dsack_dups reord_seen rcv_ooopack snd_wnd"
-).split()  # noqa: SIM905 - a list of 57 names would take as many lines
-_STATES = (
+).split()
+_STATES = (  # noqa: SIM905 - as above
     "unknown established syn_sent syn_recv fin_wait1 fin_wait2 time_wait close close_wait last_ack listen "
     "closing new_syn_recv"
-).split()  # noqa: SIM905 - as above
+).split()
 _OPTION_ECN = 8  # TCPI_OPT_ECN
 
 _ANSWER_S = 20.0

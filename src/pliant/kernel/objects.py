@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import os
 import struct
+import sys
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ _NOTHING: Mapping[str, int | bytes] = MappingProxyType({})
 _NO_MAPS: Mapping[str, Map] = MappingProxyType({})
 _NO_SIZES: Mapping[str, int] = MappingProxyType({})
 _RODATA = ".rodata"
+_READY = 3  # BPF_STRUCT_OPS_STATE_READY
 # Sections that libbpf 1.1 does not know yet.
 _NEWER_SECTIONS = (
     ("tcx/ingress", ProgramType.SCHED_CLS, AttachType.TCX_INGRESS),
@@ -241,5 +243,14 @@ class _Draft:
                 for name, item in self._maps.items()
                 if self._lib.bpf_map__autocreate(item)
             }
+            for name, item in self._maps.items():
+                if item in self._struct_ops() and not _filled(maps[name]):
+                    raise KernelError(f"libbpf did not fill the struct_ops map {name} of {self._feature}")
             undo.pop_all()
         return LoadedObject(programs, maps)
+
+
+def _filled(struct_ops: Map) -> bool:
+    # The value starts with struct bpf_struct_ops_common: a reference count and enum bpf_struct_ops_state.
+    value = struct_ops.get(bytes(struct_ops.key_size)) or b""
+    return value[4:8] == _READY.to_bytes(4, sys.byteorder)

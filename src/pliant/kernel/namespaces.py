@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Namespaces of the calling thread (``os.setns`` needs Python 3.12, so the C library is called)."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from pliant.kernel.errors import kernel_error
+from pliant.kernel.mounts import make_private
+from pliant.kernel.syscall import libc
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWNET = 0x40000000
+_OWN = "/proc/thread-self/ns/net"
+
+
+@contextlib.contextmanager
+def entered(netns: Path | int) -> Iterator[None]:
+    """Run a block in another network namespace, then return to the thread's own.
+
+    ``netns`` is a file such as /run/netns/NAME or /proc/PID/ns/net, or an open descriptor of one. Only the
+    calling thread moves: sockets, netlink, sysctls and BPF attachments made by it in the block belong to that
+    namespace. Raises :class:`KernelError`.
+    """
+    with contextlib.ExitStack() as stack:
+        own = stack.enter_context(_opened(Path(_OWN)))
+        target = netns if isinstance(netns, int) else stack.enter_context(_opened(netns))
+        _set(target, f"enter the network namespace {netns}")
+        try:
+            yield
+        finally:
+            _set(own, "return to the thread's own network namespace")
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise kernel_error(error.errno or 0, f"open the network namespace {path}") from error
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _set(fd: int, action: str) -> None:
+    if libc().setns(fd, CLONE_NEWNET) != 0:
+        raise kernel_error(ctypes.get_errno(), action)
+
+
+def private_network() -> None:
+    """Move the calling thread to a new network namespace, with nothing but a loopback that is down."""
+    if libc().unshare(CLONE_NEWNET) != 0:
+        raise kernel_error(ctypes.get_errno(), "make a network namespace")
+
+
+def private_mounts() -> None:
+    """Move the calling thread to a mount namespace of its own, whose mounts end with it and show nowhere else.
+
+    Threads and processes it starts afterwards share it. There is no way back.
+    """
+    if libc().unshare(CLONE_NEWNS) != 0:
+        raise kernel_error(ctypes.get_errno(), "make a mount namespace")
+    make_private()

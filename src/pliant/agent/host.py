@@ -103,14 +103,28 @@ class Host:
         numbering = self.journal.numbering(self.journal.current())
         return compile_policies(list(chosen.values()), self.cgroups(), numbering)
 
+    def drift(self) -> tuple[Step, ...]:
+        """The steps that would make the kernel what the journal says; empty when it is."""
+        return self.change_to_repair().plan
+
     # -- working out
 
+    def change_to_repair(self, *, reason: str = "") -> Change:
+        """The change that makes the kernel what the policies in force ask for, and changes no policy."""
+        before = self.journal.policies(self.journal.current())
+        return self._change("repair", reason, before, _parsed(before), self.cgroups())
+
     def change_to_apply(
-        self, policies: Iterable[Policy], *, reason: str = "", allow_waiting: bool = False
+        self,
+        policies: Iterable[Policy],
+        *,
+        reason: str = "",
+        allow_waiting: bool = False,
+        prune: bool = False,
     ) -> Change:
         """The change that adds policies or replaces those of the same names.
 
-        ``allow_waiting`` accepts policies whose service is not on this host yet.
+        ``allow_waiting`` accepts policies whose service is not on this host yet; ``prune`` takes all others away.
         """
         given = {policy.name: policy for policy in policies}
         before = self.journal.policies(self.journal.current())
@@ -118,7 +132,8 @@ class Host:
         check_values(given.values())
         if not allow_waiting:
             check_services(given.values(), known)
-        return self._change("apply", reason, before, _parsed(before) | given, known)
+        kept = {} if prune else _parsed({name: p for name, p in before.items() if name not in given})
+        return self._change("apply", reason, before, kept | given, known)
 
     def change_to_delete(self, names: Sequence[str], *, reason: str = "") -> Change:
         """The change that takes policies away."""

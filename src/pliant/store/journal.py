@@ -134,6 +134,17 @@ class Journal:
         )
         return {row[0]: StoredPolicy(*row) for row in rows}
 
+    def since(self, name: str) -> Generation:
+        """The generation that brought a policy into force as it is now. Raises KeyError when it is not in force."""
+        row = self._db.execute(
+            f"SELECT {COLUMNS} FROM generations WHERE number ="
+            " (SELECT since FROM policies WHERE name = ? AND until IS NULL)",
+            (name,),
+        ).fetchone()
+        if row is None:
+            raise KeyError(name)
+        return _generation(row)
+
     def numbering(self, generation: int) -> Numbering:
         """The numbers of a generation's policies, and the next number that was never given out."""
         rows = self._db.execute(

@@ -10,7 +10,7 @@ CREATE TABLE meta (
 CREATE TABLE generations (
     number   INTEGER PRIMARY KEY,
     parent   INTEGER NOT NULL,          -- the generation in force before; 0: nothing
-    verb     TEXT NOT NULL,             -- apply, delete, rollback
+    verb     TEXT NOT NULL,             -- apply, delete, rollback, repair
     reason   TEXT NOT NULL,
     actor    TEXT NOT NULL,             -- who asked for it
     state    TEXT NOT NULL CHECK (state IN ('applying', 'applied', 'undone')),

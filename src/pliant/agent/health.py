@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a host can do what Pliant is for, and whether it is as it should be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from pliant.agent.host import Host
+from pliant.errors import PliantError
+from pliant.features.layout import shipped_layout
+from pliant.kernel.pins import PinDirectory
+from pliant.kernel.probes import State, probe_all
+
+REQUIRED = frozenset(
+    {
+        "privileges",
+        "bpf_syscall",
+        "btf",
+        "libbpf",
+        "cgroup_v2",
+        "bpffs",
+        "sock_ops",
+        "socket_storage",
+        "lpm_trie",
+        "cgroup_link",
+        "link_update",
+    }
+)
+"""Probes without which no transport policy can be put in force."""
+
+ASKED_ELSEWHERE = frozenset({"bpffs_mounted"})  # of the pin directory itself, below
+
+
+class Level(Enum):
+    """How a finding bears on the host."""
+
+    OK = "ok"
+    ABSENT = "absent"
+    DEGRADED = "degraded"
+    BROKEN = "broken"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at: ``absent`` is a kernel feature this host does without, which costs nothing today."""
+
+    name: str
+    level: Level
+    sentence: str
+    remedy: str = ""
+
+
+def examine(host: Host) -> list[Finding]:
+    """Look at everything, changing nothing; a problem is a finding, never an exception."""
+    return [
+        *_probes(),
+        *_guarded(
+            "objects", lambda: f"the BPF objects of this build are there (layout {shipped_layout().digest})"
+        ),
+        *_guarded("pins", lambda: _pins(host)),
+        *_guarded("journal", lambda: _journal(host)),
+        *_agreement(host),
+    ]
+
+
+def _probes() -> Iterator[Finding]:
+    for probe in probe_all():
+        if probe.name in ASKED_ELSEWHERE:
+            continue
+        if probe.support.state is State.SUPPORTED:
+            level = Level.OK
+        elif probe.name in REQUIRED:
+            level = Level.BROKEN
+        else:
+            level = Level.ABSENT
+        yield Finding(probe.name, level, probe.sentence, "" if level is Level.OK else str(probe.support))
+
+
+def _guarded(name: str, look: Callable[[], str]) -> Iterator[Finding]:
+    try:
+        yield Finding(name, Level.OK, look())
+    except PliantError as error:
+        yield Finding(name, Level.BROKEN, error.message, error.remedy)
+
+
+def _pins(host: Host) -> str:
+    PinDirectory(host.places.pins).require()
+    return f"programs can be pinned under {host.places.pins}"
+
+
+def _journal(host: Host) -> str:
+    return f"generation {host.journal.current()} is in force according to the journal in {host.places.state}"
+
+
+def _agreement(host: Host) -> Iterator[Finding]:
+    """Whether kernel and journal agree; said only where both can be read."""
+    try:
+        interrupted = host.journal.interrupted()
+        if interrupted:
+            yield Finding(
+                "interrupted",
+                Level.DEGRADED,
+                f"generation {interrupted.number} ({interrupted.verb} by {interrupted.actor}) did not finish",
+                f"the next command that changes this host settles it to generation {host.settled_to(interrupted)}",
+            )
+            return
+        drift = host.drift()
+    except PliantError:
+        return
+    if drift:
+        listed = "; ".join(step.sentence for step in drift[:3])
+        yield Finding(
+            "drift",
+            Level.DEGRADED,
+            f"the kernel differs from the journal by {len(drift)} steps: {listed}",
+            "'pliant repair' brings them together",
+        )
+    else:
+        yield Finding("agreement", Level.OK, "the kernel is as the journal says")

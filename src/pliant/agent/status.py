@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each policy, service and feature is doing on the host right now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pliant.agent.host import Host
+from pliant.features import features
+from pliant.features.layout import shipped_layout
+from pliant.observe.counters import Arms, read_arms, read_outcomes
+from pliant.observe.state import HostState
+from pliant.policy.model import Policy
+from pliant.policy.services import ancestors, matching_cgroups
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyStatus:
+    """One policy in force.
+
+    ``state`` is ``active``, ``waiting`` (no such service here) or ``missing`` (not in the kernel, though it should be:
+    the next change of the host mends it).
+    """
+
+    policy: Policy
+    number: int
+    state: str
+    services: tuple[str, ...]
+    arms: Arms
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStatus:
+    """One cgroup: the policies that match its sockets, and our programs attached to it or above it."""
+
+    cgroup: str
+    policies: tuple[str, ...]
+    programs: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The last part of the path: a systemd unit's name."""
+        return self.cgroup.rpartition("/")[2] or "/"
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureStatus:
+    """One feature: whether its program is loaded, on how many cgroups it is, and what it has counted."""
+
+    name: str
+    reach: str
+    summary: str
+    loaded: bool
+    cgroups: int
+    outcomes: Mapping[str, int]
+
+
+def policy_statuses(host: Host) -> list[PolicyStatus]:
+    """The state of every policy in force, by name."""
+    policies = host.policies()
+    stored = host.journal.policies(host.journal.current())
+    known = host.cgroups()
+    by_pattern = _cgroups_by_pattern(policies, known)
+    arms = read_arms(host.pins, shipped_layout().scope["policy"])
+    found = host.observe(known)
+    enforced = {a.cgroup_id for a in found.attachments}
+    result = []
+    for name, policy in sorted(policies.items()):
+        services = tuple(by_pattern.get(policy.spec.match.service, ()))
+        number = stored[name].number
+        present = number in arms and all(_is_covered(path, known, enforced) for path in services)
+        state = ("active" if present else "missing") if services else "waiting"
+        result.append(PolicyStatus(policy, number, state, services, arms.get(number, Arms())))
+    return result
+
+
+def service_statuses(host: Host) -> list[ServiceStatus]:
+    """Every cgroup of the host but the root, by path."""
+    known = host.cgroups()
+    policies = host.policies()
+    matched = matching_cgroups({policy.spec.match.service for policy in policies.values()}, known)
+    found = host.observe(known)
+    result = []
+    for path in sorted(known):
+        line = (path, *ancestors(path))
+        patterns = {pattern for cgroup in line for pattern in matched.get(cgroup, ())}
+        names = sorted(name for name, policy in policies.items() if policy.spec.match.service in patterns)
+        programs = _programs_on(line, known, found)
+        if path != "/" or names or programs:
+            result.append(ServiceStatus(path, tuple(names), programs))
+    return result
+
+
+def feature_statuses(host: Host) -> list[FeatureStatus]:
+    """Every feature, by name."""
+    found = host.observe()
+    return [
+        FeatureStatus(
+            name,
+            feature.reach.value,
+            feature.option.summary,
+            name in found.builds,
+            sum(a.program == name for a in found.attachments),
+            read_outcomes(host.pins, name),
+        )
+        for name, feature in features().items()
+    ]
+
+
+def _cgroups_by_pattern(policies: Mapping[str, Policy], known: Mapping[str, int]) -> dict[str, list[str]]:
+    patterns = {policy.spec.match.service for policy in policies.values()}
+    result: dict[str, list[str]] = {}
+    for path, found in sorted(matching_cgroups(patterns, known).items()):
+        for pattern in found:
+            result.setdefault(pattern, []).append(path)
+    return result
+
+
+def _is_covered(path: str, known: Mapping[str, int], enforced: set[int]) -> bool:
+    return any(known.get(cgroup) in enforced for cgroup in (path, *ancestors(path)))
+
+
+def _programs_on(line: tuple[str, ...], known: Mapping[str, int], found: HostState) -> tuple[str, ...]:
+    ids = {known[cgroup] for cgroup in line if cgroup in known}
+    return tuple(sorted({a.program for a in found.attachments if a.cgroup_id in ids}))

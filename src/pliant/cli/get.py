@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``pliant get``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from pliant.agent.host import Host
+from pliant.agent.status import (
+    FeatureStatus,
+    PolicyStatus,
+    ServiceStatus,
+    feature_statuses,
+    policy_statuses,
+    service_statuses,
+)
+from pliant.cli import output as out
+from pliant.cli.context import complete_policy, open_host, output_option
+from pliant.errors import PliantError
+
+KINDS = ("policies", "services", "features")
+
+
+@click.command()
+@click.argument("kind", type=click.Choice(KINDS), default="policies")
+@click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_policy)
+@output_option()
+@click.pass_context
+def get(ctx: click.Context, kind: str, names: tuple[str, ...], output: str) -> None:
+    """List policies (the default), services or features, with what the kernel says of them now."""
+    with open_host(ctx) as host:
+        {"policies": _policies, "services": _services, "features": _features}[kind](host, names, output)
+
+
+def _policies(host: Host, names: Sequence[str], output: str) -> None:
+    found = {status.policy.name: status for status in policy_statuses(host)}
+    chosen = [found[name] for name in _chosen("policy", list(found), names)]
+    out.show(
+        output,
+        plain=lambda: [policy_data(status) for status in chosen],
+        names=lambda: [f"policy/{status.policy.name}" for status in chosen],
+        people=lambda: out.table(
+            ("name", "state", "priority", "service", "role", "tune", "treated", "held out"),
+            [_policy_row(status) for status in chosen],
+            nothing="no policy is in force",
+        ),
+    )
+
+
+def policy_data(status: PolicyStatus) -> dict[str, Any]:
+    """A policy as it was written, with a ``status``: reading it back with apply changes nothing."""
+    arms = status.arms
+    return status.policy.to_document() | {
+        "status": {
+            "state": status.state,
+            "number": status.number,
+            "services": list(status.services),
+            "treated": arms.treated,
+            "heldOut": arms.held_out,
+        }
+    }
+
+
+def _policy_row(status: PolicyStatus) -> tuple[str, ...]:
+    match, tune = status.policy.spec.match, status.policy.to_document()["spec"]["tune"]
+    return (
+        status.policy.name,
+        status.state,
+        str(status.policy.priority),
+        match.service,
+        match.role,
+        ",".join(f"{option}={value}" for option, value in tune.items()),
+        str(status.arms.treated),
+        str(status.arms.held_out),
+    )
+
+
+def _services(host: Host, names: Sequence[str], output: str) -> None:
+    statuses = service_statuses(host)
+    chosen = [s for s in statuses if s.name in names or s.cgroup in names] if names else statuses
+    known = {name for status in statuses for name in (status.name, status.cgroup)}
+    _chosen("service", list(known), names)
+    out.show(
+        output,
+        plain=lambda: [_service_data(status) for status in chosen],
+        names=lambda: [f"service/{status.cgroup}" for status in chosen],
+        people=lambda: out.table(
+            ("service", "policies", "programs", "cgroup"),
+            [(s.name, ",".join(s.policies) or "-", ",".join(s.programs) or "-", s.cgroup) for s in chosen],
+            nothing="this host has no cgroups",
+        ),
+    )
+
+
+def _service_data(status: ServiceStatus) -> dict[str, Any]:
+    return {
+        "service": status.name,
+        "cgroup": status.cgroup,
+        "policies": list(status.policies),
+        "programs": list(status.programs),
+    }
+
+
+def _features(host: Host, names: Sequence[str], output: str) -> None:
+    found = {status.name: status for status in feature_statuses(host)}
+    chosen = [found[name] for name in _chosen("feature", list(found), names)]
+    out.show(
+        output,
+        plain=lambda: [_feature_data(status) for status in chosen],
+        names=lambda: [f"feature/{status.name}" for status in chosen],
+        people=lambda: out.table(
+            ("feature", "reach", "cgroups", "applied", "refused", "what it sets"),
+            [
+                (
+                    status.name,
+                    status.reach,
+                    str(status.cgroups),
+                    str(status.outcomes.get("applied", 0)),
+                    str(status.outcomes.get("refused", 0)),
+                    status.summary,
+                )
+                for status in chosen
+            ],
+            nothing="this build has no features",
+        ),
+    )
+
+
+def _feature_data(status: FeatureStatus) -> dict[str, Any]:
+    return {
+        "feature": status.name,
+        "reach": status.reach,
+        "summary": status.summary,
+        "loaded": status.loaded,
+        "cgroups": status.cgroups,
+        "outcomes": dict(status.outcomes),
+    }
+
+
+def _chosen(noun: str, known: Sequence[str], names: Sequence[str]) -> Sequence[str]:
+    wanted = [name.removeprefix(f"{noun}/") for name in names]
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise PliantError(
+            f"there is no {noun} {', '.join(repr(name) for name in unknown)}",
+            remedy="leave the name out to see those there are",
+        )
+    return wanted or known

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ``pliant`` command: its subcommands, loaded when they are used, and how it fails."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from pliant import __version__
+from pliant.errors import PliantError
+
+COMMANDS = {
+    "apply": ("pliant.cli.apply:apply", "Put policies in force on this host."),
+    "bench": ("pliant.bench.command:bench", "Measure what Pliant costs and how fast it is."),
+    "completion": ("pliant.cli.completion:completion", "Print a shell completion script."),
+    "delete": ("pliant.cli.delete:delete", "Take policies away."),
+    "demo": ("pliant.cli.demo:demo", "Show the main job on real traffic, before and after."),
+    "describe": ("pliant.cli.describe:describe", "Show everything about one policy."),
+    "diff": ("pliant.cli.diff:diff", "Show what apply would change."),
+    "doctor": ("pliant.cli.doctor:doctor", "Check what this host can do, and whether all is well."),
+    "explain": ("pliant.cli.explain:explain", "Say which policies a connection gets, and why."),
+    "get": ("pliant.cli.get:get", "List policies, services or features."),
+    "history": ("pliant.cli.history:history", "List the generations of this host, or the steps of one."),
+    "repair": ("pliant.cli.repair:repair", "Make the kernel what the policies in force ask for."),
+    "rollback": ("pliant.cli.rollback:rollback", "Go back to an earlier generation."),
+    "schema": ("pliant.cli.schema:schema", "Print the JSON Schema of policy files."),
+}
+
+INTERRUPTED = 130
+TERMINATED = 143
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are run: ``--help`` needs only their names."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names, in order."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands with their summaries, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
+
+
+def _directory(name: str, variable: str, text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return click.option(name, envvar=variable, type=click.Path(path_type=Path), metavar="DIR", help=text)
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="pliant", message="%(prog)s %(version)s")
+@_directory("--state", "PLIANT_STATE", "Where the journal is kept.  [default: /var/lib/pliant]")
+@_directory("--pins", "PLIANT_PINS", "Where programs and maps are pinned.  [default: /sys/fs/bpf/pliant]")
+@_directory("--cgroup-root", "PLIANT_CGROUP_ROOT", "The cgroup v2 hierarchy.  [default: where it is mounted]")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for another pliant that is changing this host.",
+)
+@click.pass_context
+def cli(
+    ctx: click.Context, state: Path | None, pins: Path | None, cgroup_root: Path | None, timeout: float
+) -> None:
+    """Programmable Linux host networking: policies in, eBPF out, every change measured and reversible."""
+    ctx.obj = {"state": state, "pins": pins, "cgroup_root": cgroup_root, "timeout": timeout}
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(TERMINATED)
+
+
+def main() -> None:
+    """Run the command; problems become a sentence on standard error and an exit status.
+
+    0: done; 1: ``diff`` found differences, ``doctor`` something degraded; 2: an error, nothing was changed or
+    what was changed has been taken back; 130 and 143: interrupted, likewise.
+    """
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        sys.exit(cli.main(standalone_mode=False) or 0)
+    except click.exceptions.Exit as leaving:
+        sys.exit(leaving.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code if error.exit_code != 1 else 2)
+    except PliantError as error:
+        _complain(error)
+        sys.exit(error.exit_status)
+    except (click.Abort, KeyboardInterrupt):
+        sys.stderr.write("interrupted; nothing is half done\n")
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _complain(error: PliantError) -> None:
+    label = click.style("error:", fg="red", bold=True)
+    click.echo(f"{label} {error.message}", err=True)
+    if error.remedy:
+        click.echo(f"  {click.style('remedy:', bold=True)} {error.remedy}", err=True)

@@ -37,11 +37,11 @@ class ClsactFilter:
 
     def _filter(self, command: str, program: Program) -> None:
         action = f"attach {program.name} to the {self.direction} of interface {self.ifindex}"
-        named = {"fd": program.fileno(), "name": program.name, "direct_action": True, "classid": 1}
+        named = {"fd": program.fileno(), "name": program.name, "direct_action": True}
         self._change(command, action, **named)
 
     def _change(self, command: str, action: str, **given: Any) -> None:
-        place = {"parent": _PARENTS[self.direction], "prio": self.priority, "info": self.handle}
+        place = {"parent": _PARENTS[self.direction], "prio": self.priority}
         _traffic_control(command, "bpf", self.ifindex, action, handle=self.handle, **(place | given))
 
 

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import ClassVar, Self
 
 from pliant.kernel.errors import KernelError, kernel_error
+from pliant.kernel.pins import BPF_FS_MAGIC, filesystem_magic
 from pliant.kernel.syscall import address, attributes, c_string, try_bpf
 from pliant.kernel.uapi import Command
 
@@ -39,12 +40,14 @@ class Descriptor:
     def pin(self, path: Path) -> None:
         """Give the object a name in a bpffs, under which it outlives this process.
 
-        Raises :class:`KernelError` when the name is taken, is not in a bpffs, or holds a dot.
+        Removing the name again is removing a file. The kernel lets go of the object a moment after that: to end a
+        link at once, detach it first. Raises :class:`KernelError` when the name is taken (``errno`` EEXIST), is not
+        in a bpffs (EINVAL), or holds a dot (EPERM).
         """
         name = c_string(str(path))
         result = try_bpf(Command.OBJ_PIN, attributes("QII", address(name), self.fileno(), 0))
         if result < 0:
-            raise kernel_error(-result, f"pin this {self.kind} at {path}", remedy=_pin_remedy(-result, path))
+            raise _pin_error(-result, f"pin this {self.kind} at {path}", path)
 
     @classmethod
     def pinned(cls, path: Path) -> Self:
@@ -75,13 +78,15 @@ class Descriptor:
             self.close()
 
 
-def _pin_remedy(number: int, path: Path) -> str:
-    if number == codes.EEXIST:
-        return "the name is taken: remove that pin first"
-    if "." in path.name:
-        return "names in a bpffs must not hold a dot"
-    if number == codes.ENOENT:
-        return f"make the directory {path.parent} first"
-    if number == codes.EINVAL:
-        return f"{path.parent} must be in a bpffs (mount -t bpf bpf /sys/fs/bpf)"
-    return ""
+def _pin_error(number: int, action: str, path: Path) -> KernelError:
+    # The kernel says EPERM for a place outside a bpffs and for a dot in the name, too.
+    if number == codes.EPERM and path.parent.is_dir() and filesystem_magic(path.parent) != BPF_FS_MAGIC:
+        where = f"cannot {action}: {path.parent} is not in a bpffs"
+        return KernelError(where, remedy="mount one: mount -t bpf bpf /sys/fs/bpf", errno=codes.EINVAL)
+    if number == codes.EPERM and "." in path.name:
+        return KernelError(f"cannot {action}: names in a bpffs must not hold a dot", errno=codes.EPERM)
+    remedies = {
+        codes.EEXIST: "the name is taken: remove that pin first",
+        codes.ENOENT: f"make the directory {path.parent} first",
+    }
+    return kernel_error(number, action, remedy=remedies.get(number, ""))

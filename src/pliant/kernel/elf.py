@@ -42,7 +42,7 @@ class Elf:
             raise KernelError(f"{path} is not a 64-bit BPF object of this machine's byte order")
         try:
             self._read_sections()
-        except (struct.error, IndexError, UnicodeDecodeError) as error:
+        except (struct.error, IndexError, ValueError, OverflowError) as error:
             raise KernelError(f"{path} is a damaged BPF object") from error
 
     def _read_sections(self) -> None:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """BPF links: attaching a program so that it stays with a descriptor or a pin, and replacing it without a gap.
 
-A link that is neither pinned nor held is detached by the kernel: keep what the ``attach_*`` functions return.
+A link that is neither pinned nor held is detached by the kernel: keep what the ``attach_*`` functions return. After
+its pin is removed that takes a moment; :meth:`Link.detach` is done when it returns.
 Interfaces are looked up in the calling thread's network namespace.
 """
 

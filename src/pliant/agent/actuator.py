@@ -215,9 +215,9 @@ class KernelActuator:
             raise KernelError(f"pins of the layout {step.layout} are still there")
 
     def _remove_if_empty(self) -> None:
-        """Leave no directory behind when the last thing of ours has gone; the root is kept, for it may be a mount."""
-        for directory in (self.pins.links, self.pins.directory):
-            with contextlib.suppress(OSError):
+        """Leave no directory behind when the last thing of ours has gone."""
+        for directory in (self.pins.links, self.pins.directory, self.pins.root):
+            with contextlib.suppress(OSError):  # not empty, or the mount itself
                 directory.rmdir()
 
 

@@ -22,7 +22,7 @@ COMMANDS = {
     "bench": ("pliant.bench.command:bench", "Measure what Pliant costs and how fast it is."),
     "completion": ("pliant.cli.completion:completion", "Print a shell completion script."),
     "delete": ("pliant.cli.delete:delete", "Take policies away."),
-    "demo": ("pliant.cli.demo:demo", "Show the main job on real traffic, before and after."),
+    "demo": ("pliant.demo.command:demo", "Show the main job on real traffic, before and after."),
     "describe": ("pliant.cli.describe:describe", "Show everything about one policy."),
     "diff": ("pliant.cli.diff:diff", "Show what apply would change."),
     "doctor": ("pliant.cli.doctor:doctor", "Check what this host can do, and whether all is well."),

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+# Quiet by default; V=1 shows the full commands.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+Q := $(if $(filter 1,$(V)),,@)
+PY := .venv/bin/python
+SOURCES := $(wildcard bpf/*.c bpf/include/pliant/*.h)
+PYTHON_DIRS := src tests hatch_build.py scripts
+
+.PHONY: help setup bpf demo test unit lint docs docs-check bench test-kill wheel-check clean
+
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install what is missing (apt packages, virtual environment) and build everything
+	$(Q)scripts/setup
+
+bpf: setup ## Compile the BPF objects
+	$(Q)$(PY) hatch_build.py
+
+demo: setup bpf ## The main job on real traffic: before, after, and back again
+	$(Q)$(PY) -m pliant demo $(ARGS)
+
+test: setup bpf lint docs-check unit wheel-check ## Everything CI runs: lint, types, generated docs, tests, a wheel without clang
+
+unit: setup bpf ## The tests alone; ARGS="-k pattern" to choose
+	$(Q)$(PY) -m pytest -m 'not long' $(ARGS)
+
+lint: setup ## ruff, mypy --strict, clang-format
+	@echo "  RUFF"; $(PY) -m ruff check -q $(PYTHON_DIRS) && $(PY) -m ruff format -q --check $(PYTHON_DIRS)
+	@echo "  MYPY"; $(PY) -m mypy --no-error-summary
+	@echo "  CLANG-FORMAT"; clang-format-19 --dry-run --Werror $(SOURCES) $(wildcard tests/*/*.bpf.c)
+
+docs: setup bpf ## Generate the reference pages under docs/reference
+	$(Q)$(PY) scripts/generate_docs.py
+
+docs-check: setup bpf ## Fail when the reference pages are not what the code says
+	$(Q)$(PY) scripts/generate_docs.py --check
+
+bench: setup bpf ## All benchmarks, ten runs each, saved under docs/results (quiet machine!)
+	$(Q)for name in startup apply connect; do $(PY) -m pliant bench $$name --runs 10 --save docs/results || exit 1; done
+
+test-kill: setup bpf ## The long campaign: kill -9 at 200 random points of apply and rollback
+	$(Q)$(PY) -m pytest -m long tests/agent $(ARGS)
+
+wheel-check: setup ## Build the wheel, install it where no clang is, and load every object from it
+	$(Q)scripts/wheel-check
+
+clean: ## Remove what was built
+	$(Q)rm -rf build dist demo-out src/pliant/objects .mypy_cache .ruff_cache .pytest_cache .hypothesis

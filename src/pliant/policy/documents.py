@@ -109,6 +109,7 @@ class _Reading:
         self.policies: list[Policy] = []
         self.problems: list[Problem] = []
         self.named: dict[str, str] = {}
+        self.last_line = 0
 
     def result(self) -> list[Policy]:
         if self.problems:
@@ -116,6 +117,7 @@ class _Reading:
         return self.policies
 
     def report(self, file: str, line: int, path: told.Path, message: str, remedy: str) -> None:
+        line = min(line, self.last_line)  # what is missing at the end of a text is marked behind it
         self.problems.append(Problem(file, line, told.dotted(path), message, remedy))
 
     def take_path(self, path: str, stdin: str) -> None:
@@ -155,6 +157,7 @@ class _Reading:
             limit = f"{LARGEST_FILE_BYTES // 2**20} MiB"
             self.report(file, 0, (), f"the file is larger than {limit}", "split it")
             return
+        self.last_line = text.rstrip("\n").count("\n") + 1
         converter = _Converter(len(text) + _ALIAS_ALLOWANCE)
         count = 0
         try:
@@ -369,35 +372,40 @@ class _Converter:
 
     def mapping(self, node: MappingNode, depth: int) -> dict[str, Any]:
         data: dict[str, Any] = {}
-        merged: list[Node] = []
+        merged: list[tuple[Node, Node]] = []
         for key_node, value_node in node.value:
             if key_node.tag == _MERGE:
-                merged.append(value_node)
+                merged.append((key_node, value_node))
                 continue
             key = self.key(key_node)
+            if key is None:
+                continue
             if key in data:
                 message = f"{quote(key)} is in this mapping twice"
                 self.faults.append(_Fault(key_node, message, "leave one of them out"))
                 continue
             data[key] = self.value(value_node, depth)
-        for value_node in merged:
-            self.merge(value_node, data, depth)
+        for key_node, value_node in merged:
+            self.merge(key_node, value_node, data, depth)
         return data
 
-    def key(self, node: Node) -> str:
+    def key(self, node: Node) -> str | None:
         if isinstance(node, ScalarNode):
-            if node.tag != _TEXT:
-                message = f"the key {quote(node.value)} is not read as text"
-                self.faults.append(_Fault(node, message, f"put it in quotes: '{node.value[:60]}'"))
-            return sys.intern(node.value)
+            if node.tag == _TEXT:
+                return sys.intern(node.value)
+            message = f"the key {quote(node.value)} is not read as text"
+            self.faults.append(_Fault(node, message, f"put it in quotes: {quote(node.value)}"))
+            return None
         raise _Fault(node, "a list or a mapping stands where a key is wanted", "write key: value")
 
-    def merge(self, node: Node, data: dict[str, Any], depth: int) -> None:
+    def merge(self, key: Node, node: Node, data: dict[str, Any], depth: int) -> None:
         for source in node.value if isinstance(node, SequenceNode) else [node]:
             if not isinstance(source, MappingNode):
-                raise _Fault(node, "'<<' merges something that is no mapping", "refer to a mapping")
-            for key, value in self.value(source, depth).items():
-                data.setdefault(key, value)
+                fault = _Fault(key, "'<<' merges something that is no mapping", "refer to a mapping")
+                self.faults.append(fault)
+                continue
+            for name, value in self.value(source, depth).items():
+                data.setdefault(name, value)
 
     def scalar(self, node: ScalarNode) -> Any:
         read = _READ_SCALAR.get(node.tag)

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from annotated_types import Ge, Le
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -203,16 +202,20 @@ def _missing(fault: _Fault) -> tuple[str, str]:
     return "this field is required", fault.wanted.remedy() or "add it"
 
 
+def _bare(limit: Any) -> str:
+    return f"{limit:g}" if isinstance(limit, float) else str(limit)
+
+
 def _too_little(fault: _Fault) -> tuple[str, str]:
     limit = fault.context.get("ge", fault.context.get("gt"))
     relation = "less than" if "ge" in fault.context else "not more than"
-    return f"{fault.shown} is {relation} {limit}", fault.wanted.remedy()
+    return f"{fault.shown} is {relation} {_bare(limit)}", fault.wanted.remedy()
 
 
 def _too_much(fault: _Fault) -> tuple[str, str]:
     limit = fault.context.get("le", fault.context.get("lt"))
     relation = "more than" if "le" in fault.context else "not less than"
-    return f"{fault.shown} is {relation} {limit}", fault.wanted.remedy()
+    return f"{fault.shown} is {relation} {_bare(limit)}", fault.wanted.remedy()
 
 
 def _not_a_choice(fault: _Fault) -> tuple[str, str]:
@@ -307,8 +310,8 @@ def _wanted(model: type[BaseModel], path: Path) -> Wanted:
             continue
         if end < len(path):
             return Wanted()
-        low = next((mark.ge for mark in info.metadata if isinstance(mark, Ge)), None)
-        high = next((mark.le for mark in info.metadata if isinstance(mark, Le)), None)
+        low = next((mark.ge for mark in info.metadata if hasattr(mark, "ge")), None)
+        high = next((mark.le for mark in info.metadata if hasattr(mark, "le")), None)
         example = _spell(info.examples[0]) if info.examples else ""
         return Wanted(example, (low, high), not info.is_required())
     return Wanted()
@@ -324,7 +327,7 @@ def _spell(example: Any) -> str:
     return str(example)
 
 
-_PLAIN_KEY = re.compile(r"[A-Za-z0-9_/-]{1,80}")
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9_/<-]{1,80}")
 _DIGITS = re.compile(r"[0-9]{1,18}", re.ASCII)
 _KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
     (bool, "true or false"),

@@ -10,12 +10,7 @@ from dataclasses import dataclass
 from pliant.errors import PliantError
 from pliant.lab.host import Host
 
-# curl's write-out variables (curl(1), --write-out), one JSON object a line.
-_WRITE_OUT = (
-    '{"number":%{urlnum},"url":"%{url}","status":%{http_code},"bytes":%{size_download},'
-    '"connect":%{time_connect},"first":%{time_starttransfer},"total":%{time_total},'
-    '"port":%{local_port},"exit":%{exitcode},"error":"%{errormsg}"}\\n'
-)
+_WRITE_OUT = "%{json}\\n"  # every variable of curl(1) --write-out, one JSON object a line; curl 7.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +67,18 @@ def fetch(
     if len(answers) != len(wanted):
         fetched = f"{len(answers)} of {len(wanted)} files"
         raise PliantError(f"curl on lab host {host.name} fetched {fetched}: {done.stderr.strip()}")
-    answers.sort(key=lambda answer: int(answer["number"]))
-    return [Fetch(a["url"], a["bytes"], a["connect"], a["first"], a["total"], a["port"]) for a in answers]
+    answers.sort(key=lambda answer: int(answer["urlnum"]))
+    return [
+        Fetch(
+            url=answer["url"],
+            bytes=answer["size_download"],
+            connect_s=answer["time_connect"],
+            first_byte_s=answer["time_starttransfer"],
+            total_s=answer["time_total"],
+            local_port=answer["local_port"],
+        )
+        for answer in answers
+    ]
 
 
 def _configuration(urls: Sequence[str], source: str | None, timeout_s: float) -> str:
@@ -86,7 +91,8 @@ def _configuration(urls: Sequence[str], source: str | None, timeout_s: float) ->
 
 
 def _check(answer: dict[str, object], host: Host) -> None:
-    if answer["exit"]:
-        raise PliantError(f"curl on lab host {host.name} could not fetch {answer['url']}: {answer['error']}")
-    if answer["status"] != 200:
-        raise PliantError(f"{answer['url']} was answered with status {answer['status']}, not 200")
+    url, status = answer["url"], answer["http_code"]
+    if answer["exitcode"]:
+        raise PliantError(f"curl on lab host {host.name} could not fetch {url}: {answer['errormsg']}")
+    if status != 200:
+        raise PliantError(f"{url} was answered with status {status}, not 200")

@@ -31,7 +31,6 @@ SYSCTLS = {
     "net.ipv6.conf.all.accept_dad": "0",
     "net.ipv6.conf.default.accept_dad": "0",
     "net.ipv6.conf.default.router_solicitations": "0",
-    "net.ipv6.conf.default.addr_gen_mode": "1",
     "net.ipv6.ip_nonlocal_bind": "1",
 }
 
@@ -102,7 +101,11 @@ class Host:
         self.directory.mkdir(parents=True)
         self._holder = self._start_holder()
         self.pid = self._holder.pid
-        self._configure()
+        try:
+            self._configure()
+        except BaseException:
+            self.close()
+            raise
 
     def _start_holder(self) -> subprocess.Popen[bytes]:
         owner = os.pidfd_open(os.getpid())
@@ -165,8 +168,11 @@ class Host:
             os.close(namespace)
 
     def sysctl(self, name: str, value: str | None = None) -> str:
-        """Read a sysctl of this host, after setting it when a value is given."""
-        path = Path("/proc/sys", *name.split("."))
+        """Read a sysctl of this host, after setting it when a value is given.
+
+        Write the name with slashes when a part of it has dots, as sysctl(8) does.
+        """
+        path = Path("/proc/sys", name if "/" in name else name.replace(".", "/"))
         with self.inside():
             if value is not None:
                 path.write_text(value)

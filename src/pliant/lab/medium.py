@@ -82,7 +82,7 @@ class VethMedium:
     def __init__(self, ends: Ends, *, offloads: bool) -> None:
         self.ends = ends
         (one, one_name), (other, other_name) = ends
-        one.ip(f"link add {one_name} type veth peer name {other_name} netns {other.pid}")
+        one.ip(f"link add {one_name} type veth peer name {other_name} netns {other.netns_path}")
         for host, name in ends:
             if not offloads:
                 with host.inside():

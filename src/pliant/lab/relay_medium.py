@@ -56,8 +56,14 @@ class RelayMedium:
                 service="relay",
                 pass_fds=[*tuns, theirs.fileno(), memory],
             )
-        self._await_answer()
+        try:
+            self._await_answer()
+        except BaseException:
+            self.close()
+            raise
         for host, name in ends:
+            with suppress(FileNotFoundError):  # a kernel without IPv6
+                host.sysctl(f"net/ipv6/conf/{name}/addr_gen_mode", "1")  # no link-local address, no chatter
             host.ip(f"link set {name} mtu {MTU} txqueuelen {_DEVICE_QUEUE} multicast off up")
 
     def _await_answer(self) -> None:

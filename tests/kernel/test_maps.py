@@ -165,6 +165,17 @@ def test_a_per_cpu_map_has_the_codec_of_one_value(sample: LoadedObject) -> None:
     assert codec.size == 4
 
 
+def test_the_constants_of_a_loaded_object_can_be_read_back_by_name(sample: LoadedObject) -> None:
+    constants = sample.maps[".rodata"]
+    assert constants.value_codec is not None
+    assert constants.value_codec.unpack(constants.get(u32(0)) or b"") == {
+        "verdict": 1,
+        "small": -3,
+        "large": 0,
+        "prefix": bytes(16),
+    }
+
+
 def test_a_map_is_reopened_from_its_pin_with_its_codecs(sample: LoadedObject, bpffs: Path) -> None:
     sample.maps["prefixes"].pin(bpffs / "prefixes")
     with Map.pinned(bpffs / "prefixes") as again:

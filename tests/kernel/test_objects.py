@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,42 @@ def test_a_log_goes_elsewhere_when_its_directory_is_not_ours(
     assert written.parent.parent == tmp_path
     assert written.name == "a_b.log"
     assert written.parent.stat().st_mode & 0o77 == 0
+
+
+def test_a_refusal_is_told_also_where_no_log_can_be_written(
+    compiled: Compiled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("PLIANT_LOG_DIR", str(tmp_path / "file"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file"))
+    with pytest.raises(Refused, match=r"R1 invalid mem access 'pkt_end' \(no log could be written to"):
+        load(compiled("refused"), feature="broken_feature")
+
+
+def test_a_log_is_not_written_through_someone_elses_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    victim = tmp_path / "victim"
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "name.log").symlink_to(victim)
+    assert write_log("name", "text") == tmp_path / "logs" / "name.log"
+    assert not victim.exists()
+
+
+def test_threads_load_at_the_same_time_and_get_their_own_messages(compiled: Compiled) -> None:
+    paths = [compiled("sample"), compiled("refused")] * 8
+
+    def outcome(path: Path) -> str:
+        try:
+            with load(path, feature=path.stem):
+                return "loaded"
+        except Refused as error:
+            return error.message.partition(" (full log")[0]
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(outcome, paths))
+    refused = "refused.bpf (refused.bpf.o): the verifier refused the program reads_past_the_packet: "
+    assert found == ["loaded", refused + "R1 invalid mem access 'pkt_end'"] * 8
 
 
 def test_a_missing_object_is_named(tmp_path: Path) -> None:

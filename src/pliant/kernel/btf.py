@@ -218,6 +218,8 @@ class Btf:
                 return self._array(found)
             case Kind.STRUCT:
                 return Record(found.size, tuple(self._fields(found, 0)))
+            case Kind.DATASEC if found.size:  # in an object file neither size nor offsets are filled in yet
+                return Record(found.size, tuple(self._variables(found)))
         raise KernelError(f"{self._source}: {found.kind.name.lower()} {found.name} has no plain layout")
 
     def _array(self, array: Type) -> Layout:
@@ -226,6 +228,12 @@ class Btf:
         if isinstance(layout, Integer) and layout.size == 1 and not layout.boolean:
             return Bytes(count, text=self._resolve(element).name == "char")
         return Array(layout, count)
+
+    def _variables(self, section: Type) -> Iterator[Member]:
+        rows = (struct.unpack_from("=II", self._data, section.tail + i * 12) for i in range(section.members))
+        for number, offset in sorted(rows, key=lambda row: row[1]):
+            variable = self.type(number)
+            yield Member(variable.name, offset, self._layout(variable.size))
 
     def _fields(self, record: Type, base: int) -> Iterator[Member]:
         for name, number, bits, width in self._members(record):

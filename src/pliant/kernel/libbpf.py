@@ -26,6 +26,7 @@ _INSTALL = "install it (Debian: apt install libbpf1), or name the file in PLIANT
 _VA_LIST_BYTES = 32
 _Printer = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
 _messages = threading.local()
+_lock = threading.Lock()
 
 _P, _S, _I, _U, _Z, _B = (
     ctypes.c_void_p,
@@ -96,7 +97,8 @@ def libbpf() -> ctypes.CDLL:
         raise KernelError(
             f"the library {name} is version {version[0]}.{version[1]}, 1.1 is needed", remedy=_INSTALL
         )
-    library.libbpf_set_print(_printer())
+    with _lock:  # libbpf keeps the address: there must be one printer, kept for good
+        library.libbpf_set_print(_printer())
     return library
 
 

@@ -16,7 +16,8 @@ from pliant.kernel.syscall import address, attributes, try_bpf
 from pliant.kernel.uapi import Command
 
 CHUNK = 4096
-"""Elements moved by one system call."""
+"""Elements moved by one system call, at most."""
+_BUFFER_BYTES = 8 << 20
 
 _LAYOUT = "QQQQIIQQ"
 _COUNT = 32
@@ -55,7 +56,7 @@ def _done(result: int, attr: bytearray, asked: int) -> int:
 
 def lookup(fd: int, key_size: int, value_size: int, max_entries: int) -> Iterator[tuple[bytes, bytes]]:
     """Yield all elements; :class:`NotSupported` before the first one where there are no batches."""
-    chunk = max(1, min(CHUNK, max_entries))
+    chunk = max(1, min(CHUNK, max_entries, _BUFFER_BYTES // (key_size + value_size)))
     cursor, following = bytearray(), bytearray(max(key_size, 8))
     while True:
         keys, values = bytearray(chunk * key_size), bytearray(chunk * value_size)

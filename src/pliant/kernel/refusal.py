@@ -22,6 +22,7 @@ _STATISTICS = re.compile(r"processed \d+ insns|verification time|stack depth|max
 _LACKS = re.compile(
     r"invalid func (?P<helper>\S+#\d+)"
     r"|unknown func (?P<unknown>\S+)"
+    r"|program of this type cannot use helper (?P<denied>\S+)"
     r"|extern \(func ksym\) '(?P<kfunc>\w+)': not found"
     r"|struct_ops init_kern (?P<ops>\w+): struct (?:\S+) is not found"
 )
@@ -38,8 +39,8 @@ def load_error(feature: str, path: Path, number: int, messages: Sequence[str]) -
         return NotSupported(f"{where}: this kernel lacks {name}", errno=number)
     if log:
         program, cause = log["program"], _cause(log["log"])
-        file = write_log(f"{feature}-{program}", text)
-        message = f"{where}: the verifier refused the program {program}: {cause} (full log: {file})"
+        filed = _filed(f"{feature}-{program}", text)
+        message = f"{where}: the verifier refused the program {program}: {cause} ({filed})"
         return Refused(
             message, remedy="report this with that file and the version of the kernel", errno=number
         )
@@ -49,10 +50,17 @@ def load_error(feature: str, path: Path, number: int, messages: Sequence[str]) -
     last = next(
         (line for line in reversed(messages) if line.strip() and "failed to load object" not in line), ""
     )
-    file = write_log(feature, text)
+    filed = _filed(feature, text)
     kind = type(error)
     detail = last.removeprefix("libbpf: ").splitlines()[0] if last else error.message
-    return kind(f"cannot load {where}: {detail} (full log: {file})", errno=number)
+    return kind(f"cannot load {where}: {detail} ({filed})", errno=number)
+
+
+def _filed(name: str, text: str) -> str:
+    try:
+        return f"full log: {write_log(name, text)}"
+    except KernelError as error:  # must not hide what went wrong before
+        return error.message
 
 
 def _cause(log: str) -> str:

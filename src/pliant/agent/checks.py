@@ -47,6 +47,18 @@ def check_values(policies: Iterable[Policy]) -> None:
         raise PliantError("\n".join(complaints), remedy="choose a value this host offers")
 
 
+def check_reach(policies: Iterable[Policy]) -> None:
+    """Raise for policies that ask for open connections to be changed, which this version cannot do."""
+    live = [policy.name for policy in policies if policy.spec.applyTo == "live"]
+    if live:
+        raise PliantError(
+            "\n".join(
+                f"policy '{name}': spec.applyTo: this version tunes new connections only" for name in live
+            ),
+            remedy="write applyTo: new, or leave it out",
+        )
+
+
 def check_services(policies: Iterable[Policy], cgroups: Mapping[str, int]) -> None:
     """Raise when a policy's service matches no cgroup of this host."""
     wanted = {policy.spec.match.service: policy.name for policy in policies}

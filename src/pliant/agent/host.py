@@ -129,6 +129,7 @@ class Host:
         given = {policy.name: policy for policy in policies}
         before = self.journal.policies(self.journal.current())
         known = self.cgroups()
+        check_reach(given.values())
         check_values(given.values())
         if not allow_waiting:
             check_services(given.values(), known)

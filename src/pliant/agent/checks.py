@@ -12,9 +12,10 @@ from pliant.agent.places import Places
 from pliant.errors import PliantError
 from pliant.features import features
 from pliant.features.feature import HostFacts
-from pliant.kernel import btf
+from pliant.kernel import btf, sysctls
 from pliant.kernel.cgroup_query import exclusive_owner
 from pliant.kernel.congestion_controls import congestion_controls
+from pliant.kernel.errors import NotSupported
 from pliant.kernel.links import AttachType
 from pliant.kernel.pins import PinDirectory
 from pliant.plan.steps import Attach, Step
@@ -36,7 +37,7 @@ def check_host(places: Places) -> None:
 
 def check_values(policies: Iterable[Policy]) -> None:
     """Raise when this host cannot give a policy what it asks for; every such policy is named."""
-    facts = HostFacts(congestion_controls=congestion_controls())
+    facts = HostFacts(congestion_controls=congestion_controls(), rmem_max=_rmem_max())
     complaints = [
         f"policy '{policy.name}': spec.tune.{option}: {complaint}"
         for policy in policies
@@ -57,6 +58,13 @@ def check_reach(policies: Iterable[Policy]) -> None:
             ),
             remedy="write applyTo: new, or leave it out",
         )
+
+
+def _rmem_max() -> int | None:
+    try:
+        return int(sysctls.read("net.core.rmem_max"))
+    except NotSupported:
+        return None
 
 
 def check_services(policies: Iterable[Policy], cgroups: Mapping[str, int]) -> None:

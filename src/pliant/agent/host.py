@@ -13,7 +13,7 @@ from typing import Self
 
 from pliant.agent.actuator import KernelActuator
 from pliant.agent.change import Applied, Change, Policies
-from pliant.agent.checks import check_hooks, check_host, check_services, check_values
+from pliant.agent.checks import check_hooks, check_host, check_reach, check_services, check_values
 from pliant.agent.lock import host_lock
 from pliant.agent.places import Places
 from pliant.errors import PliantError

@@ -189,6 +189,7 @@ TUNE_ROWS = [
     ("a number too large", "initial_cwnd: 0x1000", 21, "spec.tune.initial_cwnd", "0x1000 is more than 1000; write a number from 1 to 1000"),
     ("a quoted number", "initial_cwnd: '40'", 21, "spec.tune.initial_cwnd", "'40' is text, not a number; write 40 without quotes"),
     ("a number with a leading zero", "initial_cwnd: 017", 21, "spec.tune.initial_cwnd", "'017' is text, not a number; write 17"),
+    ("digits of another script", "initial_cwnd: 1٣", 21, "spec.tune.initial_cwnd", "'1٣' is not a whole number"),
     ("a fraction", "initial_cwnd: 4.5", 21, "spec.tune.initial_cwnd", "4.5 is not a whole number"),
     ("a boolean as a number", "initial_cwnd: yes", 21, "spec.tune.initial_cwnd", "yes is read as true, not a whole number"),
     ("a list as a number", "initial_cwnd: [4]", 21, "spec.tune.initial_cwnd", "a list stands where a whole number is wanted"),

@@ -256,9 +256,17 @@ class _Loader(yaml.CSafeLoader):
     depth = 0
 
     def resolve(self, kind: Any, value: Any, implicit: Any) -> str:
-        if kind is ScalarNode:
-            return _tag(value) if implicit[0] else _TEXT
-        return _MAP if kind is MappingNode else _SEQ
+        if kind is not ScalarNode:
+            return _MAP if kind is MappingNode else _SEQ
+        if not implicit[0]:
+            return _TEXT
+        if value in _WORDS:
+            return _WORDS[value]
+        if value[0] not in _NUMBER_START:
+            return _TEXT
+        if _INTEGER.fullmatch(value):
+            return _INT
+        return _FLOAT if _REAL.fullmatch(value) else _TEXT
 
     def descend_resolver(self, parent: Node | None, index: Any) -> None:
         self.depth += 1
@@ -272,22 +280,11 @@ class _Loader(yaml.CSafeLoader):
 
 
 class _Dumper(yaml.CSafeDumper):
-    """Quotes whatever `_tag` would not read as text; what YAML 1.1 quotes is quoted already."""
+    """Quotes whatever `_Loader` would not read as text; what YAML 1.1 quotes is quoted already."""
 
 
 _Dumper.add_implicit_resolver(_INT, re.compile(rf"^(?:{_INTEGER.pattern})$"), sorted(_NUMBER_START))
 _Dumper.add_implicit_resolver(_FLOAT, re.compile(rf"^(?:{_REAL.pattern})$"), sorted(_NUMBER_START))
-
-
-def _tag(value: str) -> str:
-    tag = _WORDS.get(value)
-    if tag is not None:
-        return tag
-    if value[0] not in _NUMBER_START:
-        return _TEXT
-    if (value.isdecimal() and value[0] != "0" and len(value) < 19) or _INTEGER.fullmatch(value):
-        return _INT
-    return _FLOAT if _REAL.fullmatch(value) else _TEXT
 
 
 def _compose(text: str) -> Iterator[Node]:

@@ -86,15 +86,6 @@ def test_missing_capabilities_are_named(tmp_path: Path, held: int, lacking: str)
         attempts.privileges(tmp_path / "status")
 
 
-def test_tracked_connections_are_counted(tmp_path: Path) -> None:
-    attempts.conntrack_free(tmp_path / "missing")
-    (tmp_path / "count").write_text("0\n")
-    attempts.conntrack_free(tmp_path / "count")
-    (tmp_path / "count").write_text("3\n")
-    with pytest.raises(NotSupported, match="3 connections are tracked"):
-        attempts.conntrack_free(tmp_path / "count")
-
-
 def test_without_privileges_what_cannot_be_tried_is_unknown() -> None:
     found: dict[str, Support] = {}
 

@@ -199,12 +199,17 @@ class Host:
             self._settle()
             yield
 
+    def check(self, change: Change) -> None:
+        """Raise what would keep the change from being made, without making it."""
+        check_host(self.places)
+        check_hooks(change.plan, self.cgroup_root)
+
     def carry_out(self, change: Change, *, actor: str, progress: Progress | None = None) -> Applied:
         """Make a change that was worked out under the same lock."""
         journal = self.journal
         if change.is_empty:
             return Applied(change, journal.current())
-        check_hooks(change.plan, self.cgroup_root)
+        self.check(change)
         next_number = change.compiled.numbering.next_number
         generation = journal.start(
             change.verb, change.reason, actor, change.after, next_number, len(change.plan)

@@ -19,7 +19,9 @@ from pliant.plan.steps import Step
 def make(host: Host, work_out: Callable[[], Change], *, output: str, dry_run: bool) -> None:
     """Work a change out, and carry it out unless it is a dry run; then say what was done."""
     if dry_run:
-        _tell_plan(work_out(), output)
+        change = work_out()
+        host.check(change)
+        _tell_plan(change, output)
         return
     status = out.Status()
     status.say("looking at the host")

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno as codes
 import functools
 import os
@@ -251,13 +250,3 @@ def tcx() -> None:
             Link(bpf(Command.LINK_CREATE, attr, "attach by a tcx link")).close()
 
     _in_private_network(attempt)
-
-
-def conntrack_free(
-    count: Path = Path("/proc/sys/net/netfilter/nf_conntrack_count"),
-) -> None:
-    """No tracked connections: none counted, or nothing that counts."""
-    with contextlib.suppress(FileNotFoundError):
-        tracked = int(count.read_text())
-        if tracked:
-            raise NotSupported(f"{tracked} connections are tracked")

@@ -123,11 +123,6 @@ _QUESTIONS = {
         attempts.tcx,
         "Linux 6.6 or later; clsact is used",
     ),
-    "conntrack_free": _Question(
-        "No connections are tracked in this network namespace.",
-        attempts.conntrack_free,
-        "no rule that makes netfilter track connections",
-    ),
 }
 
 

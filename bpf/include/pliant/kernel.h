@@ -33,6 +33,8 @@ struct sock_cgroup_data {
 
 struct sock {
 	struct sock_cgroup_data sk_cgrp_data;
+	int sk_rcvbuf;
+	__u8 sk_userlocks : 4;
 };
 
 #pragma clang attribute pop

@@ -22,9 +22,13 @@ class Reach(Enum):
 
 @dataclass(frozen=True, slots=True)
 class HostFacts:
-    """What a feature may want to know of a host before it accepts a value."""
+    """What a feature may want to know of a host before it accepts a value.
+
+    ``rmem_max`` is the sysctl net.core.rmem_max in bytes; None where it cannot be read (in a network namespace).
+    """
 
     congestion_controls: frozenset[str] = field(default_factory=frozenset)
+    rmem_max: int | None = None
 
 
 def accept_anything(value: Any, facts: HostFacts) -> str | None:

@@ -68,10 +68,12 @@ def test_every_request_makes_a_connection(web_hosts: tuple[Host, Host]) -> None:
 def test_rounds_count_from_the_handshake(lab: Lab, server: Host, client: Host) -> None:
     lab.link(server, client, delay="20ms", medium="relay")
     with Nginx(server, files={"small": 1000, "large": 40_000}) as web:
-        small, large = fetch(client, [web.url("small"), web.url("large")])
-    assert 0.04 <= small.connect_s < 0.06
-    assert 1 <= small.rounds(0.04) < 1.9
-    assert 2 <= large.rounds(0.04) < 4  # the initial window is 10 packets, 14 KB, and BBR paces the second
+        got = fetch(client, [web.url("small"), web.url("large")], count=4)
+    assert 0.04 <= min(one.connect_s for one in got) < 0.06
+    assert 1 <= min(one.rounds(0.04) for one in got[0::2]) < 1.9
+    assert (
+        2 <= min(one.rounds(0.04) for one in got[1::2]) < 4
+    )  # the initial window is 10 packets, 14 KB, and BBR paces the second
 
 
 def test_fetch_comes_from_the_source_and_service(web_hosts: tuple[Host, Host]) -> None:

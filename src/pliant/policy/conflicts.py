@@ -54,17 +54,24 @@ class PolicyConflict(PliantError):
 
 @dataclass(slots=True)
 class _Active:
-    """The claims on the path from the widest prefix to the current one, by option, priority and ports."""
+    """How many claims each policy has on the path from the widest prefix to the current one.
 
-    index: dict[tuple[str, int, int, int], list[str]] = field(default_factory=dict)
+    By option, priority and ports.
+    """
+
+    index: dict[tuple[str, int, int, int], dict[str, int]] = field(default_factory=dict)
 
     def add(self, claim: Claim) -> None:
         for key in self._keys(claim):
-            self.index.setdefault(key, []).append(claim.policy)
+            held = self.index.setdefault(key, {})
+            held[claim.policy] = held.get(claim.policy, 0) + 1
 
     def remove(self, claim: Claim) -> None:
         for key in self._keys(claim):
-            self.index[key].pop()
+            held = self.index[key]
+            held[claim.policy] -= 1
+            if not held[claim.policy]:
+                del held[claim.policy]
 
     def overlapping(self, claim: Claim) -> Iterable[Conflict]:
         for option in claim.options:
@@ -73,7 +80,6 @@ class _Active:
                     if other != claim.policy:
                         first, second = sorted((claim.policy, other))
                         yield Conflict(first, second, option, claim.priority)
-                        break
 
     @staticmethod
     def _keys(claim: Claim) -> Iterable[tuple[str, int, int, int]]:
@@ -108,12 +114,13 @@ def find_conflicts(claims: Iterable[Claim]) -> list[Conflict]:
     for claim in sorted(claims):
         while path and not contains(path[-1].peer, path[-1].peer_bits, claim.peer, claim.peer_bits):
             active.remove(path.pop())
-        found.update(dict.fromkeys(active.overlapping(claim)))
-        if len(found) >= MAX_REPORTED:
-            break
+        for conflict in active.overlapping(claim):
+            found[conflict] = None
+            if len(found) == MAX_REPORTED:
+                return list(found)
         active.add(claim)
         path.append(claim)
-    return list(found)[:MAX_REPORTED]
+    return list(found)
 
 
 def contains(peer: int, peer_bits: int, inner: int, inner_bits: int) -> bool:

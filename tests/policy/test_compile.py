@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pliant.errors import PliantError
+from pliant.features.encoding import PPM, encode
+from pliant.features.layout import shipped_layout
+from pliant.policy.compile import MAX_RULE_POLICIES, Compiled, compile_policies
+from pliant.policy.desired import NOTHING, SCOPE, Attachment, PolicyVersion
+from pliant.policy.explain import Connection, explain
+from pliant.policy.model import Policy
+from pliant.policy.numbering import Numbering
+from pliant.policy.services import ancestors, matching_cgroups
+from tests.policy.scope_model import holds_out, judge
+from tests.policy.strategies import CGROUPS, connections, policy, policy_sets, unhurried
+
+many_connections = st.lists(connections, min_size=1, max_size=12)
+
+
+def winners(compiled: Compiled, connection: Connection) -> dict[str, str]:
+    layout = shipped_layout()
+    verdict = judge(encode(compiled.desired, layout), layout, CGROUPS, connection)
+    return {option: compiled.desired.versions[number].name for option, number in verdict.items()}
+
+
+def explained(policies: list[Policy], connection: Connection) -> dict[str, str]:
+    return {option: judged.policy for judged in explain(policies, connection) for option in judged.won}
+
+
+def matches(policy: Policy, path: str) -> bool:
+    return bool(matching_cgroups({policy.spec.match.service}, [path, *ancestors(path)]))
+
+
+@unhurried
+@given(policy_sets(), many_connections)
+def test_each_option_goes_to_the_policy_that_explain_names(
+    policies: list[Policy], met: list[Connection]
+) -> None:
+    compiled = compile_policies(policies, CGROUPS)
+    for connection in met:
+        assert winners(compiled, connection) == explained(policies, connection)
+
+
+@unhurried
+@given(policy_sets(holdouts=("0%", "50%", "100%")), many_connections)
+def test_a_connection_held_out_of_a_policy_is_judged_as_if_that_policy_were_not_there(
+    policies: list[Policy], met: list[Connection]
+) -> None:
+    compiled = compile_policies(policies, CGROUPS)
+    for connection in met:
+        treating = [
+            policy
+            for policy in policies
+            if not holds_out(
+                min(policy.holdout_ppm * 2**32 // PPM, 2**32 - 1),
+                compiled.numbering.numbers[policy.name].number,
+                connection,
+            )
+        ]
+        assert winners(compiled, connection) == explained(treating, connection)
+
+
+@unhurried
+@given(policy_sets())
+def test_a_services_shapes_are_exactly_those_of_its_class_s_rules(policies: list[Policy]) -> None:
+    desired = compile_policies(policies, CGROUPS).desired
+    for path in CGROUPS:
+        service = desired.services.get(CGROUPS[path])
+        if service is None:
+            continue
+        wanted = {bool(p.local_ports) | bool(p.remote_ports) << 1 for p in policies if matches(p, path)}
+        in_rules = {key.shape for key in desired.rules if key.service_class == service.service_class}
+        assert service.shapes == sum(1 << shape for shape in in_rules) == sum(1 << shape for shape in wanted)
+
+
+@unhurried
+@given(policy_sets())
+def test_a_cgroup_runs_every_feature_that_its_policies_set_exactly_once(policies: list[Policy]) -> None:
+    attached = compile_policies(policies, CGROUPS).desired.attachments
+    for path in CGROUPS:
+        line = (path, *ancestors(path))
+        running = Counter(a.program for a in attached if a.cgroup in line and a.program != SCOPE)
+        assert running == Counter({o for p in policies if matches(p, path) for o in p.tune_values})
+
+
+@unhurried
+@given(policy_sets())
+def test_scope_is_attached_wherever_a_feature_is_and_nowhere_else(policies: list[Policy]) -> None:
+    attached = compile_policies(policies, CGROUPS).desired.attachments
+    with_features = {a.cgroup_id for a in attached if a.program != SCOPE}
+    assert {a.cgroup_id for a in attached if a.program == SCOPE} == with_features
+    assert all(CGROUPS[a.cgroup] == a.cgroup_id for a in attached)
+
+
+@unhurried
+@given(policy_sets(), st.randoms(use_true_random=False))
+def test_the_order_in_which_policies_are_given_does_not_matter(
+    policies: list[Policy], chance: random.Random
+) -> None:
+    compiled = compile_policies(policies, CGROUPS)
+    shuffled = chance.sample(policies, len(policies))
+    assert compile_policies(shuffled, CGROUPS, compiled.numbering).desired == compiled.desired
+
+
+@unhurried
+@given(policy_sets())
+def test_everything_that_rules_name_is_among_the_versions(policies: list[Policy]) -> None:
+    compiled = compile_policies(policies, CGROUPS)
+    named = {number for numbers in compiled.desired.rules.values() for number in numbers}
+    assert named <= compiled.desired.versions.keys()
+    absent = {p.name for p in policies if not any(matches(p, path) for path in CGROUPS)}
+    assert set(compiled.unmatched) == absent
+    assert {v.name for v in compiled.desired.versions.values()} == {p.name for p in policies} - absent
+
+
+def test_no_policies_need_nothing() -> None:
+    assert compile_policies([], CGROUPS).desired == NOTHING
+
+
+def test_a_policy_without_a_service_on_this_host_is_numbered_and_nothing_is_done_for_it() -> None:
+    compiled = compile_policies([policy("waiting", "absent.service")], CGROUPS)
+    assert compiled.desired == NOTHING
+    assert compiled.unmatched == ("waiting",)
+    assert "waiting" in compiled.numbering.numbers
+
+
+def test_a_version_carries_what_the_kernel_keeps_of_its_policy() -> None:
+    compiled = compile_policies(
+        [policy("web", priority=7, holdout="5%", tune={"initial_cwnd": 40, "pacing_rate": "200Mbit"})],
+        CGROUPS,
+    )
+    settings = {"initial_cwnd": 40, "pacing_rate": 200_000_000}
+    assert compiled.desired.versions == {1: PolicyVersion(1, "web", 7, 50_000, settings)}
+
+
+def test_a_feature_on_a_slice_is_not_attached_again_to_the_services_in_it() -> None:
+    policies = [
+        policy("all", "system.slice", priority=1, tune={"dscp": 8}),
+        policy("web", "/system.slice/nginx.service", priority=2, tune={"dscp": 46, "initial_cwnd": 40}),
+    ]
+    assert compile_policies(policies, CGROUPS).desired.attachments == {
+        Attachment(2, "/system.slice", SCOPE),
+        Attachment(2, "/system.slice", "dscp"),
+        Attachment(3, "/system.slice/nginx.service", SCOPE),
+        Attachment(3, "/system.slice/nginx.service", "initial_cwnd"),
+    }
+
+
+def nested(count: int, holdout: str) -> list[Policy]:
+    return [
+        policy(f"p{index}", peers=[f"10.0.0.0/{8 + index}"], priority=index, holdout=holdout)
+        for index in range(count)
+    ]
+
+
+def test_more_policies_for_one_connection_than_a_rule_holds_are_refused_by_name() -> None:
+    compile_policies(nested(MAX_RULE_POLICIES, "1%"), CGROUPS)
+    with pytest.raises(PliantError, match=f"{MAX_RULE_POLICIES + 1} policies match the same") as caught:
+        compile_policies(nested(MAX_RULE_POLICIES + 1, "1%"), CGROUPS)
+    assert all(f"'p{index}'" in caught.value.message for index in range(MAX_RULE_POLICIES + 1))
+    assert caught.value.remedy
+
+
+def test_policies_that_can_win_no_option_take_no_room_in_a_rule() -> None:
+    compiled = compile_policies(nested(MAX_RULE_POLICIES + 4, "0%"), CGROUPS)
+    assert {len(numbers) for numbers in compiled.desired.rules.values()} == {1}
+
+
+def test_a_policy_below_a_partly_held_out_one_stays_in_the_rule_for_the_connections_held_out() -> None:
+    policies = [policy("better", priority=2, holdout="50%"), policy("worse", priority=1)]
+    compiled = compile_policies(policies, CGROUPS)
+    assert set(compiled.desired.rules.values()) == {(1, 2)}
+
+
+def test_the_numbering_given_is_kept() -> None:
+    policies = [policy("web"), policy("api", "worker@1.service")]
+    first = compile_policies(policies, CGROUPS, Numbering(next_number=41))
+    assert sorted(first.desired.versions) == [41, 42]
+    again = compile_policies(policies, CGROUPS, first.numbering)
+    assert again == first

@@ -49,8 +49,7 @@ def test_mount_point_of_a_killed_process_is_swept() -> None:
     process, bpffs = private()
     with process:
         process.send_signal(signal.SIGKILL)
-    assert bpffs.parent.exists()
-    assert bpffs.parent in ownership.sweep()
+    ownership.sweep()  # any other lab that starts meanwhile on this machine may have been first
     assert not bpffs.parent.exists()
 
 

@@ -99,11 +99,8 @@ def test_next_lab_sweeps_what_a_crash_of_the_whole_lot_left(eventually: Eventual
             os.kill(pid, signal.SIGKILL)
         owner.process.kill()
         owner.process.wait(10)
-        eventually(owner.processes_are_gone)
-        assert owner.group.exists()
-        assert owner.directory.exists()
-        with Lab("sweeper"):
-            assert owner.all_is_gone()
+        with Lab("sweeper"):  # any other lab that starts meanwhile on this machine may have been first
+            eventually(owner.all_is_gone)
 
 
 def test_lab_of_a_living_owner_is_not_swept() -> None:
@@ -142,8 +139,8 @@ def test_child_that_daemonised_ends_with_the_lab(eventually: Eventually) -> None
         procs = host.service("daemon.service") / "cgroup.procs"
         eventually(lambda: bool(procs.read_text()))
         pid = int(procs.read_text())
-        assert Path(f"/proc/{pid}").exists()
-    assert not Path(f"/proc/{pid}").exists()
+        assert _runs(pid)
+    assert not _runs(pid)
 
 
 def test_host_is_its_own_network(lab: Lab, server: Host, client: Host) -> None:

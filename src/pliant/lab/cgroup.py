@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from pliant.errors import PliantError
+from pliant.lab import holder
 
 
 @cache
@@ -49,12 +50,11 @@ def wait_unpopulated(group: Path, timeout_s: float) -> bool:
 def remove(group: Path, *, kill: bool = False, timeout_s: float = 2.0) -> None:
     """Remove a group with everything below it, waiting for its last processes to end.
 
-    With ``kill`` they are killed first (cgroup.kill, Linux 5.14). Raises PliantError if some stay.
+    With ``kill`` they are killed first. Raises PliantError if some stay.
     """
     with suppress(FileNotFoundError):
         if kill:
-            with suppress(PermissionError):
-                (group / "cgroup.kill").write_text("1")
+            holder.kill_group(str(group))
         if not wait_unpopulated(group, timeout_s):
             raise PliantError(
                 f"processes are still running in {group}",

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process that is a lab host: the first one in its network and PID namespaces.
+"""The process that is a lab host: it holds the network namespace, and cleans up.
 
 It does nothing but wait, on its standard input and on the owner's pidfd. When told to stop, or when the
-owner is gone (kill -9 included), it kills whatever is left in its PID namespace, removes the host's control
-groups and temporary directory, and exits; with it the namespaces vanish. A pidfd rather than
-PR_SET_PDEATHSIG, because that one fires when the *thread* which made the host ends.
+owner is gone (kill -9 included), it kills every process of the host, which is every process in the host's
+control groups, removes these and the host's temporary directory, and exits; with it the namespace vanishes.
+A pidfd rather than PR_SET_PDEATHSIG, because that one fires when the *thread* which made the host ends.
 
 Run by path with ``python -I -S``: it may import only the standard library.
 Arguments: owner pidfd, control group, temporary directory.
@@ -17,48 +17,55 @@ import select
 import shutil
 import signal
 import sys
+import time
 from contextlib import suppress
 
-
-def end_everyone() -> None:
-    """Kill every other process of this PID namespace, and wait until our children are gone."""
-    with suppress(ProcessLookupError):
-        os.kill(-1, signal.SIGKILL)
-    with suppress(ChildProcessError):
-        while True:  # SIGCHLD is ignored, so this blocks until none is left and then fails (wait(2))
-            os.waitpid(-1, 0)
+GIVE_UP_S = 10.0
 
 
-def remove_group(group: str) -> None:
-    """Remove the host's control groups, and the lab's when this was its last host."""
-    for directory, _, _ in os.walk(group, topdown=False):
-        for _ in range(200):  # a task leaves its group a moment after its parent has been told
-            try:
+def kill_group(group: str) -> None:
+    """Kill every process in a control group and below it."""
+    try:
+        with open(f"{group}/cgroup.kill", "w") as kill:  # Linux 5.14
+            kill.write("1")
+    except PermissionError:
+        for directory, _, _ in os.walk(group):
+            with open(f"{directory}/cgroup.procs") as members:
+                for pid in members.read().split():
+                    with suppress(ProcessLookupError):
+                        os.kill(int(pid), signal.SIGKILL)
+
+
+def end_group(group: str) -> None:
+    """Kill what runs in a control group until it can be removed, and remove it.
+
+    A process may still be on its way in, and one that was killed leaves a moment later: hence the loop.
+    """
+    deadline = time.monotonic() + GIVE_UP_S
+    while os.path.exists(group) and time.monotonic() < deadline:
+        try:
+            kill_group(group)
+            for directory, _, _ in os.walk(group, topdown=False):
                 os.rmdir(directory)
-            except FileNotFoundError:
-                break
-            except OSError:
-                select.select([], [], [], 0.005)
-            else:
-                break
-    with suppress(OSError):
-        os.rmdir(os.path.dirname(group))
+        except FileNotFoundError:
+            pass
+        except OSError:
+            select.select([], [], [], 0.005)
 
 
 def main() -> None:
-    """Hold the namespaces until told to stop or left alone."""
+    """Hold the namespace until told to stop or left alone."""
     owner, group, directory = int(sys.argv[1]), sys.argv[2], sys.argv[3]
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the owner decides
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     os.write(1, b"ready\n")
     os.close(1)
     select.select([0, owner], [], [])
-    end_everyone()
-    remove_group(group)
+    end_group(group)
     shutil.rmtree(directory, ignore_errors=True)
-    with suppress(OSError):
-        os.rmdir(os.path.dirname(directory))
+    for parent in (os.path.dirname(group), os.path.dirname(directory)):
+        with suppress(OSError):  # other hosts are still there
+            os.rmdir(parent)
 
 
 if __name__ == "__main__":

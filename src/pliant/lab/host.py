@@ -51,7 +51,7 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """The pid as the owner of the lab sees it."""
+        """The process id."""
         return self.popen.pid
 
     @property
@@ -86,7 +86,7 @@ class Process:
 class Host:
     """One host of a lab. Made by ``Lab.host``; use it until the lab ends.
 
-    ``pid`` is the process that holds the namespaces, ``cgroup`` the host's control group, ``directory`` a
+    ``pid`` is the process that holds the namespace, ``cgroup`` the host's control group, ``directory`` a
     temporary directory that is removed with the host.
     """
 
@@ -119,8 +119,8 @@ class Host:
             str(self.directory),
         ]
         try:
-            with syscalls.thread_namespaces_restored():
-                syscalls.unshare(syscalls.CLONE_NEWNET | syscalls.CLONE_NEWPID)
+            with syscalls.thread_network_restored():
+                syscalls.unshare(syscalls.CLONE_NEWNET)
                 process = subprocess.Popen(
                     argv,
                     stdin=subprocess.PIPE,
@@ -161,7 +161,7 @@ class Host:
         """
         namespace = os.open(self.netns_path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            with syscalls.thread_namespaces_restored():
+            with syscalls.thread_network_restored():
                 syscalls.setns(namespace, syscalls.CLONE_NEWNET)
                 yield
         finally:
@@ -337,22 +337,15 @@ class Host:
 
     @contextmanager
     def _starting(self, program: str) -> Iterator[None]:
-        """Processes started in the block are born in the host's network and PID namespaces."""
+        """Processes started in the block are born in the host's network."""
         if shutil.which(program) is None:
-            raise PliantError(
-                f"{program} is not installed",
-                remedy=f"install it: apt install {PACKAGES.get(program, program)}",
-            )
-        processes = os.open(f"/proc/{self.pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            with self.inside():
-                syscalls.setns(processes, syscalls.CLONE_NEWPID)
-                yield
-        finally:
-            os.close(processes)
+            package = PACKAGES.get(program, program)
+            raise PliantError(f"{program} is not installed", remedy=f"install it: apt install {package}")
+        with self.inside():
+            yield
 
     def close(self) -> None:
-        """Stop every process of the host and let its namespaces, control groups and files go."""
+        """Stop every process of the host and let its namespace, control groups and files go."""
         for process in reversed(self._processes):
             process.stop()
         self._processes.clear()

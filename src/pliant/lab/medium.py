@@ -154,7 +154,7 @@ def netem_arguments(setting: PathSettings) -> str:
 @cache
 def kernel_has_netem() -> bool:
     """Try netem in a scratch namespace."""
-    with syscalls.thread_namespaces_restored():
+    with syscalls.thread_network_restored():
         syscalls.unshare(syscalls.CLONE_NEWNET)
         argv = ["tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms"]
         return subprocess.run(argv, capture_output=True, check=False).returncode == 0

@@ -23,9 +23,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,30}")
 class Lab:
     """Hosts in anonymous network namespaces, with links between them.
 
-    Use it as a context manager. Everything it makes is held by processes that end with this one, however it
-    ends; they also remove the control groups. What a crash of the whole lot may leave (empty control groups
-    and a temporary directory) the next lab removes. Raises PliantError without root.
+    Use it as a context manager. Each host is held by a process that ends with this one, however it ends, and
+    then ends and removes what is the host's. What a crash of the whole lot may leave the next lab removes.
+    Raises PliantError without root.
     """
 
     def __init__(self, name: str = "lab") -> None:

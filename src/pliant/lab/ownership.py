@@ -11,8 +11,10 @@ import os
 import re
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
+from pliant.errors import PliantError
 from pliant.lab import cgroup
 
 _NAME = re.compile(r"pliant-lab-(?P<pid>\d+)-(?P<start>\d+)-")
@@ -29,7 +31,7 @@ def start_time(pid: int) -> int | None:
 
 def owned_name(label: str) -> str:
     """Return a name for something that belongs to this process."""
-    pid = os.getpid()
+    pid = int(os.readlink("/proc/self"))  # in a PID namespace of its own, getpid() is not what /proc says
     return f"pliant-lab-{pid}-{start_time(pid)}-{label}"
 
 
@@ -47,8 +49,9 @@ def sweep() -> list[Path]:
     swept = []
     for group in cgroup.version2_root().iterdir():
         if is_stale(group.name):
-            cgroup.remove(group, kill=True)
-            swept.append(group)
+            with suppress(PliantError, OSError):  # another lab may be sweeping too; the next one tries again
+                cgroup.remove(group, kill=True)
+                swept.append(group)
     for directory in Path(tempfile.gettempdir()).iterdir():
         if is_stale(directory.name):
             shutil.rmtree(directory, ignore_errors=True)

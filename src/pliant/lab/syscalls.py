@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 CLONE_NEWNS = 0x00020000
-CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 
 MS_REC = 0x4000
@@ -56,20 +55,13 @@ def detach_mount(target: str) -> None:
 
 
 @contextmanager
-def thread_namespaces_restored() -> Iterator[None]:
-    """Put the calling thread's network and children's PID namespace back when the block ends.
-
-    Between the two the block may call `unshare` and `setns`. No thread may be started inside the block:
-    the kernel refuses threads while children would land in another PID namespace.
-    """
+def thread_network_restored() -> Iterator[None]:
+    """Put the calling thread's network namespace back when the block, which may change it, ends."""
     network = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    children = os.open("/proc/thread-self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     try:
         yield
     finally:
         try:
             setns(network, CLONE_NEWNET)
-            setns(children, CLONE_NEWPID)
         finally:
             os.close(network)
-            os.close(children)

@@ -132,28 +132,38 @@ def _tidy(axes: Any) -> None:
 
 
 def terminal_plot(
-    series: Series, *, title: str = "", unit: str = "ms", width: int = 80, colour: bool = True
+    series: Series,
+    *,
+    title: str = "",
+    unit: str = "ms",
+    width: int = 80,
+    colour: bool = True,
+    tail: float = 0.99,
 ) -> str:
-    """Return a picture of the medians and 99th percentiles as text.
+    """Return a picture of the medians and upper ends of the samples as text.
 
-    With ``colour`` it is drawn by plotext, when that is installed; without (not a terminal, NO_COLOR) it is
-    plain ASCII.
+    ``tail`` is the quantile drawn as the upper end; 1 is the maximum, for few samples. With ``colour`` it is
+    drawn by plotext, when that is installed; without (not a terminal, NO_COLOR) it is plain ASCII.
     """
     if colour:
         try:
-            return _coloured(series, title, unit, width)
+            return _coloured(series, title, unit, width, tail)
         except ImportError:
             pass
-    return _plain(series, title, unit, width)
+    return _plain(series, title, unit, width, tail)
 
 
-def _coloured(series: Series, title: str, unit: str, width: int) -> str:
+def _share_name(share: float) -> str:
+    return "max" if share == 1 else f"P{share * 100:g}"
+
+
+def _coloured(series: Series, title: str, unit: str, width: int, tail: float) -> str:
     import plotext
 
-    bars = [(group, share) for group in groups_of(series) for share in (0.5, 0.99)]
+    bars = [(group, share) for group in groups_of(series) for share in (0.5, tail)]
     plotext.clear_figure()
     plotext.simple_multiple_bar(
-        [f"{group} P{round(share * 100)}" for group, share in bars],
+        [f"{group} {_share_name(share)}" for group, share in bars],
         [
             [quantile(by_group[group], share) if by_group.get(group) else 0.0 for group, share in bars]
             for by_group in series.values()
@@ -168,17 +178,19 @@ def _coloured(series: Series, title: str, unit: str, width: int) -> str:
     return text
 
 
-def _plain(series: Series, title: str, unit: str, width: int) -> str:
-    """A bar of '#' up to P50, '-' on to a '|' at P99."""
+def _plain(series: Series, title: str, unit: str, width: int, tail_share: float) -> str:
+    """A bar of '#' up to P50, '-' on to a '|' at the upper end."""
     rows = [
-        (group, label, quantile(by_group[group], 0.5), quantile(by_group[group], 0.99))
+        (group, label, quantile(by_group[group], 0.5), quantile(by_group[group], tail_share))
         for group in groups_of(series)
         for label, by_group in series.items()
         if by_group.get(group)
     ]
     names = [f"{group} {label}" for group, label, _, _ in rows]
     margin = max(map(len, names), default=0)
-    figures = [f"P50 {median:.4g}  P99 {tail:.4g} {unit}" for _, _, median, tail in rows]
+    figures = [
+        f"P50 {median:.4g}  {_share_name(tail_share)} {tail:.4g} {unit}" for _, _, median, tail in rows
+    ]
     space = max(10, width - margin - max(map(len, figures), default=0) - 4)
     largest = max((tail for *_, tail in rows), default=1) or 1
     lines = [title] if title else []

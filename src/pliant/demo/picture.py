@@ -15,6 +15,7 @@ BEFORE, AFTER = COLOURS[0], COLOURS[1]
 INK, FAINT = "#222222", "#e3e5e8"
 INCHES, DPI = (9.0, 4.9), 200  # 1800 pixels wide: sharp at 900
 BAR = 0.42
+NOTABLE = 0.05  # a smaller change is not coloured
 APART = 0.25  # rounds; closer than this, the two are one dot and one number
 
 Summaries = Mapping[str, Summary]
@@ -73,15 +74,15 @@ def _draw_times(axes: Any, before: Summaries, after: Summaries) -> None:
     axes.set_xticks(range(len(before)), before)
     for index, file in enumerate(before):
         less = after[file].p50_ms / before[file].p50_ms - 1
-        notable = abs(less) >= 0.05
+        notable = abs(less) >= NOTABLE
         axes.annotate(
-            f"{less:+.0%}".replace("-", "−") if notable else "same",
+            f"{less:+.0%}".replace("-", "−"),
             (index, 0),
             (0, -34),
             textcoords="offset points",
             annotation_clip=False,
             ha="center",
-            fontsize=11 if notable else 10,
+            fontsize=11,
             fontweight="bold" if notable else "normal",
             color=AFTER if notable else "#777777",
         )
@@ -101,7 +102,7 @@ def _draw_rounds(axes: Any, before: Summaries, after: Summaries) -> None:
         axes.scatter([last], [row], s=64, color=AFTER, zorder=3)
         _label(axes, last, row, colour=AFTER)
         if first - last > APART:
-            _label(axes, first, row, colour=INK)
+            _label(axes, first, row, colour="#6b7078")
     most = max(one.rounds for some in (before, after) for one in some.values())
     axes.set_xlim(0, most * 1.08)
     axes.set_ylim(-0.5, len(before) - 0.45)

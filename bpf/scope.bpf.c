@@ -66,7 +66,7 @@ struct {
 
 static __always_inline void count(__u32 outcome)
 {
-	__u64 *counter = bpf_map_lookup_elem(&scope_outcomes, &outcome);
+	__u64 *counter = outcome < SCOPE_OUTCOMES ? bpf_map_lookup_elem(&scope_outcomes, &outcome) : 0;
 
 	if (counter)
 		(*counter)++;
@@ -132,70 +132,136 @@ static __always_inline __u64 hash_connection(const __u8 peer[16], __u32 local_po
 	return mix(mix(half[0] ^ holdout_key) ^ half[1] ^ ((__u64)local_port << 16 | remote_port));
 }
 
+/* Arms of different policies are independent, for the number salts the hash. */
+static __always_inline bool is_held_out(const struct policy *policy, __u32 number, __u64 connection)
+{
+	return policy->holdout && (__u32)mix(connection ^ number) < policy->holdout;
+}
+
+/* Whether no policy of higher priority holds the option. */
+static __always_inline bool is_free(const struct verdict *verdict, __u32 option, const struct policy *policy)
+{
+	struct policy *holder = 0;
+
+	if (verdict->policy[option])
+		holder = bpf_map_lookup_elem(&policies, &verdict->policy[option]);
+	return !holder || holder->priority < policy->priority;
+}
+
 /*
  * Give one matching policy the options it sets and no better policy holds. Returns whether the connection is treated
- * by it. Arms of different policies are independent, for the number salts the hash. Not inlined: verified once.
+ * by it. Not inlined: verified once.
  */
 __noinline int weigh(struct verdict *verdict, __u32 number, __u64 connection)
 {
 	struct policy *policy = bpf_map_lookup_elem(&policies, &number);
 
-	if (!verdict || !policy)
+	if (!verdict || !policy || is_held_out(policy, number, connection))
 		return 0;
-	if (policy->holdout && (__u32)mix(connection ^ number) < policy->holdout) {
-		__sync_fetch_and_add(&policy->held_out, 1);
-		return 0;
-	}
-	__sync_fetch_and_add(&policy->treated, 1);
 	for (__u32 option = 0; option < MAX_OPTIONS; option++) {
-		struct policy *holder;
-
 		if (!(policy->options >> option))
 			break;
-		if (!(policy->options >> option & 1))
-			continue;
-		holder = verdict->policy[option] ? bpf_map_lookup_elem(&policies, &verdict->policy[option]) : 0;
-		if (!holder || holder->priority < policy->priority)
+		if ((policy->options >> option & 1) && is_free(verdict, option, policy))
 			verdict->policy[option] = number;
 	}
 	return 1;
 }
 
+/*
+ * Count the arm of one matching policy, once all have been weighed: if it has won an option, or would have won one
+ * had it not held the connection out. A connection on which better policies leave it nothing counts for neither arm,
+ * so that the two differ in nothing but the policy.
+ */
+__noinline int count_arm(struct verdict *verdict, __u32 number, __u64 connection)
+{
+	struct policy *policy = bpf_map_lookup_elem(&policies, &number);
+	bool held_out;
+
+	if (!verdict || !policy)
+		return 0;
+	held_out = is_held_out(policy, number, connection);
+	for (__u32 option = 0; option < MAX_OPTIONS; option++) {
+		if (!(policy->options >> option))
+			break;
+		if (!(policy->options >> option & 1))
+			continue;
+		if (held_out ? !is_free(verdict, option, policy) : verdict->policy[option] != number)
+			continue;
+		__sync_fetch_and_add(held_out ? &policy->held_out : &policy->treated, 1);
+		break;
+	}
+	return 0;
+}
+
+/* Weigh each policy of a rule; returns whether the connection is treated by one. */
+__noinline int weigh_all(struct verdict *verdict, const struct rule *rule, __u64 connection)
+{
+	bool treated = false;
+
+	if (!verdict || !rule)
+		return 0;
+	for (int i = 0; i < MAX_RULE_POLICIES && rule->policy[i]; i++)
+		treated |= weigh(verdict, rule->policy[i], connection);
+	return treated;
+}
+
+__noinline int count_arms(struct verdict *verdict, const struct rule *rule, __u64 connection)
+{
+	if (!verdict || !rule)
+		return 0;
+	for (int i = 0; i < MAX_RULE_POLICIES && rule->policy[i]; i++)
+		count_arm(verdict, rule->policy[i], connection);
+	return 0;
+}
+
+/* SCOPE_OUTCOMES for a connection that has been judged before. */
 static __always_inline enum scope_outcome judge(struct bpf_sock_ops *ctx, struct bpf_sock *sk, __u8 role)
 {
 	struct rule_key key = {.prefix_bits = RULE_EXACT_BITS + 128, .role = role};
 	__u16 local_port = ctx->local_port, remote_port = bpf_ntohl(ctx->remote_port);
-	struct service *service = service_of(sk);
-	struct verdict *verdict = 0;
+	struct service *service;
+	struct verdict *verdict;
+	struct rule *matched[SHAPES] = {};
 	__u64 connection;
 	bool treated = false;
 
+	read_peer(ctx, key.peer);
+	connection = hash_connection(key.peer, local_port, remote_port);
+	verdict = bpf_sk_storage_get(&verdicts, sk, 0, 0);
+	if (verdict && verdict->connection == connection)
+		return SCOPE_OUTCOMES; /* attached at an ancestor too, this program has judged it already */
+	if (verdict) {
+		bpf_sk_storage_delete(&verdicts, sk); /* a socket that connects again, after a failure */
+		verdict = 0;
+	}
+	service = service_of(sk);
 	if (!service)
 		return SCOPE_NO_SERVICE;
 	key.class[0] = service->class;
 	key.class[1] = service->class >> 32;
-	read_peer(ctx, key.peer);
-	connection = hash_connection(key.peer, local_port, remote_port);
 
-	for (__u32 shape = 0; shape <= (SHAPE_LOCAL | SHAPE_REMOTE); shape++) {
-		struct rule *rule;
-
+#pragma unroll /* pointers in an array want constant indices */
+	for (__u32 shape = 0; shape < SHAPES; shape++) {
 		if (!(service->shapes >> shape & 1))
 			continue;
 		key.local_port = shape & SHAPE_LOCAL ? local_port : 0;
 		key.remote_port = shape & SHAPE_REMOTE ? remote_port : 0;
-		rule = bpf_map_lookup_elem(&rules, &key);
-		if (!rule)
+		matched[shape] = bpf_map_lookup_elem(&rules, &key);
+		if (!matched[shape])
 			continue;
 		if (!verdict)
 			verdict = bpf_sk_storage_get(&verdicts, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 		if (!verdict)
 			return SCOPE_NO_MEMORY;
-		for (int i = 0; i < MAX_RULE_POLICIES && rule->policy[i]; i++)
-			treated |= weigh(verdict, rule->policy[i], connection);
+		verdict->connection = connection;
+		treated |= weigh_all(verdict, matched[shape], connection);
 	}
 	if (!verdict)
 		return SCOPE_NO_RULE;
+#pragma unroll
+	for (__u32 shape = 0; shape < SHAPES; shape++)
+		if (matched[shape])
+			count_arms(verdict, matched[shape], connection);
 	return treated ? SCOPE_MATCHED : SCOPE_HELD_OUT;
 }
 
@@ -215,10 +281,8 @@ SEC("sockops") int scope(struct bpf_sock_ops *ctx)
 		return 1;
 	}
 	sk = ctx->sk;
-	/* Attached at an ancestor too, another instance of this program has judged the socket already. */
-	if (!sk || bpf_sk_storage_get(&verdicts, sk, 0, 0))
-		return 1;
-	count(judge(ctx, sk, role));
+	if (sk)
+		count(judge(ctx, sk, role));
 	return 1;
 }
 

@@ -36,6 +36,7 @@ enum role {
 enum shape {
 	SHAPE_LOCAL = 1 << 0,
 	SHAPE_REMOTE = 1 << 1,
+	SHAPES = 4,
 };
 
 struct service {
@@ -67,11 +68,12 @@ struct policy {
 	__u32 holdout; /* held out if the connection's hash is below this; 0: nobody */
 	__u32
 	    reserved;  /* the rest belongs to the kernel side: user space writes zero once, and only reads after that */
-	__u64 treated; /* connections that matched and were treated */
-	__u64 held_out; /* connections that matched and were left alone */
+	__u64 treated; /* connections that it has won an option of */
+	__u64 held_out; /* connections that it left alone, and would have won an option of */
 };
 
 struct verdict {
+	__u64 connection;	   /* hash of the connection it is for: a socket may connect more than once */
 	__u32 policy[MAX_OPTIONS]; /* the policy that won the option; 0: leave it to the kernel */
 };
 

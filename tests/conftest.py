@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What tests on the real kernel share: private mounts, a lab of two hosts, and a Pliant of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import select
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from pliant.agent.change import Applied
+from pliant.agent.host import Host
+from pliant.agent.places import Places
+from pliant.features import catalogue
+from pliant.kernel import cgroups
+from pliant.kernel.cgroup_query import attached
+from pliant.kernel.links import AttachType, Link
+from pliant.kernel.maps import Map
+from pliant.kernel.programs import Program
+from pliant.lab import Host as LabHost
+from pliant.lab import Lab, PrivateMounts, isolate
+from pliant.observe.tables import Table
+from pliant.plan.steps import Step
+from pliant.policy.documents import load_policies
+from pliant.policy.model import Policy
+
+_numbers = itertools.count(1)
+Eventually = Callable[[Callable[[], bool]], None]
+
+
+def policy(
+    name: str,
+    service: str,
+    tune: Mapping[str, Any],
+    *,
+    priority: int = 100,
+    holdout: str = "0%",
+    **match: Any,
+) -> Policy:
+    """One policy, through the parser that people's files go through."""
+    document = {
+        "apiVersion": "pliant/v1",
+        "kind": "TransportPolicy",
+        "metadata": {"name": name},
+        "spec": {
+            "match": {"service": service, **match},
+            "tune": dict(tune),
+            "priority": priority,
+            "holdout": holdout,
+        },
+    }
+    [parsed] = load_policies(json.dumps(document), name, catalogue())
+    return parsed
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """How often a feature acted, over all CPUs."""
+
+    applied: int
+    refused: int
+    unchanged: int
+
+
+class Pliant:
+    """A Pliant with pins and a journal of its own."""
+
+    def __init__(self, places: Places) -> None:
+        self.places = places
+
+    @contextlib.contextmanager
+    def host(self) -> Iterator[Host]:
+        with Host(self.places) as host, host.exclusively():
+            yield host
+
+    def apply(self, *policies: Policy, progress: Callable[[int, int, Step], None] | None = None) -> Applied:
+        with self.host() as host:
+            return host.carry_out(host.change_to_apply(policies), actor="test", progress=progress)
+
+    def delete(self, *names: str) -> Applied:
+        with self.host() as host:
+            return host.carry_out(host.change_to_delete(names), actor="test")
+
+    def rollback(self, generation: int | None = None) -> Applied:
+        with self.host() as host:
+            return host.carry_out(host.change_to_rollback(generation), actor="test")
+
+    def map(self, object_name: str, name: str) -> Map:
+        return Map.pinned(Host(self.places).pins.map(Table(object_name, name)))
+
+    def outcomes(self, feature: str) -> Outcomes:
+        return Outcomes(*self._summed(feature, "outcomes"))
+
+    def judged(self) -> dict[str, int]:
+        """How many connections the scope program has judged, by how that ended."""
+        names = ("matched", "held_out", "no_rule", "no_service", "no_memory")
+        return dict(zip(names, self._summed("scope", "scope_outcomes"), strict=True))
+
+    def _summed(self, object_name: str, name: str) -> list[int]:
+        with self.map(object_name, name) as held:
+            return [
+                sum(int.from_bytes(value, sys.byteorder) for value in held.percpu(values))
+                for _, values in sorted(held.items())
+            ]
+
+    def arms(self, name: str) -> tuple[int, int]:
+        """The connections a policy has treated and held out."""
+        with Host(self.places) as host:
+            number = host.journal.policies(host.journal.current())[name].number
+        with self.map("scope", "policies") as held:
+            value = held.get(number.to_bytes(4, sys.byteorder))
+        assert value is not None
+        treated, held_out = struct.unpack_from("=QQ", value, 16)
+        return treated, held_out
+
+    def listing(self) -> dict[str, object]:
+        """Everything of this Pliant in the kernel: pins, contents of tables, and where each link is attached."""
+        found: dict[str, object] = {}
+        for path in sorted(p for p in self.places.pins.rglob("*") if p.is_file()):
+            found[str(path.relative_to(self.places.pins))] = _describe(path)
+        return found
+
+
+def _describe(path: Path) -> object:
+    if path.name.startswith("program_"):
+        with Program.pinned(path) as program:
+            return program.tag
+    if path.parent.name == "links":
+        with Link.pinned(path) as link:
+            info = link.info()
+        with Program.by_id(info.program_id) as program:
+            return (info.cgroup_id, program.name, program.tag)
+    with Map.pinned(path) as held:
+        counts = held.name in ("outcomes", "scope_outcome", "last_errno")
+        if counts or held.name in ("verdicts", "connecting"):
+            return held.name
+        length = 16 if held.name == "policies" else held.value_size  # counters are no settings
+        return {key: value[:length] for key, value in held.items()}
+
+
+class MakePolicy(Protocol):
+    def __call__(
+        self,
+        name: str,
+        service: str,
+        tune: Mapping[str, Any],
+        *,
+        priority: int = 100,
+        holdout: str = "0%",
+        **match: Any,
+    ) -> Policy: ...
+
+
+@pytest.fixture
+def make_policy() -> MakePolicy:
+    return policy
+
+
+@pytest.fixture(scope="session")
+def mounts() -> PrivateMounts:
+    if os.geteuid() != 0:
+        pytest.skip("changing a host needs root")
+    return isolate()
+
+
+@pytest.fixture
+def pliant(mounts: PrivateMounts) -> Iterator[Pliant]:
+    """A Pliant with nothing applied; whatever a test leaves is deleted, and then nothing may be left."""
+    number = next(_numbers)
+    descriptors = bpf_descriptors()
+    made = Pliant(Places(mounts.state / str(number), mounts.bpffs / f"pliant{number}"))
+    yield made
+    made.rollback(0)
+    assert not list(made.places.pins.rglob("*"))
+    assert bpf_descriptors() <= descriptors
+
+
+def bpf_descriptors() -> int:
+    """How many BPF objects this process holds open."""
+    count = 0
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            count += "bpf" in os.readlink(entry)
+    return count
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two linked lab hosts; ``service`` gives the pattern that names one service of the server or client."""
+
+    lab: Lab
+    server: LabHost
+    client: LabHost
+
+    @staticmethod
+    def service(host: LabHost, name: str) -> str:
+        return "/" + str(host.service(name).relative_to(cgroups.find_root()))
+
+
+@pytest.fixture(scope="module")
+def pair(mounts: PrivateMounts) -> Iterator[Pair]:
+    with Lab("test") as lab:
+        server, client = lab.host("server"), lab.host("client")
+        lab.link(server, client)
+        yield Pair(lab, server, client)
+        for group in lab.cgroup.rglob("*/"):
+            assert attached(group, AttachType.CGROUP_SOCK_OPS) == ()
+
+
+@pytest.fixture
+def eventually() -> Eventually:
+    def wait(condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 10
+        while not condition():
+            assert time.monotonic() < deadline, "the condition did not come true in 10 s"
+            select.select([], [], [], 0.005)
+
+    return wait

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pytest
 
@@ -28,7 +28,7 @@ from pliant.kernel.links import AttachType, Link
 from pliant.kernel.maps import Map
 from pliant.kernel.programs import Program
 from pliant.lab import Host as LabHost
-from pliant.lab import Lab, PrivateMounts, isolate
+from pliant.lab import Lab, PrivateMounts, TcpServer, isolate
 from pliant.observe.tables import Table
 from pliant.plan.steps import Step
 from pliant.policy.documents import load_policies
@@ -226,3 +226,43 @@ def eventually() -> Eventually:
             select.select([], [], [], 0.005)
 
     return wait
+
+
+@pytest.fixture
+def port(pair: Pair) -> Iterator[int]:
+    """The port of a server that no policy here is about."""
+    with TcpServer(pair.server, ["[::]:80"], service="plain.service") as server:
+        yield server.port
+
+
+# Opens connections one after the other and reports what can be told of each in a few numbers.
+OPEN_AND_CLOSE = """
+import json, socket, sys
+from pliant.lab.sockets import SO_MAX_PACING_RATE, tcp_info
+address, port, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+found = []
+for _ in range(count):
+    with socket.create_connection((address, port)) as sock:
+        limit = sock.getsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE) & 0xFFFFFFFF
+        found.append((tcp_info(sock)["snd_cwnd"], limit))
+print(json.dumps(found))
+"""
+
+
+class Seen(NamedTuple):
+    """What a connection was given: its initial window in segments and its pacing rate in bytes a second."""
+
+    window: int
+    rate: int
+
+
+OpenAndClose = Callable[[LabHost, str, str, int, int], list[Seen]]
+
+
+@pytest.fixture
+def open_and_close() -> OpenAndClose:
+    def opened(host: LabHost, service: str, address: str, port: int, count: int) -> list[Seen]:
+        argv = [sys.executable, "-c", OPEN_AND_CLOSE, address, str(port), str(count)]
+        return [Seen(*pair) for pair in json.loads(host.run(argv, service=service).stdout)]
+
+    return opened

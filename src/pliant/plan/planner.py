@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from pliant.observe.state import Attached, HostState
 from pliant.observe.tables import Table, Tables
@@ -20,7 +20,8 @@ from pliant.plan.steps import (
 )
 from pliant.policy.desired import SCOPE, Attachment
 
-WRITE_ORDER = ("policies", "settings", "rules", "services")  # what is referred to before what refers to it
+VALUES = ("policies", "settings")  # each list in the order of writing: what is referred to comes first
+RULES = ("rules", "services")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,29 +34,60 @@ class Target:
 
 
 def plan(found: HostState, target: Target, cgroups: Mapping[int, str] | None = None) -> tuple[Step, ...]:
-    """The steps from ``found`` to ``target``, in an order in which every connection meets a complete state.
+    """The steps from ``found`` to ``target``, in an order in which no connection is given half of a policy.
 
-    New entries and programs are in place before anything refers to them; what refers to old ones goes before they
-    do. ``cgroups`` gives the names of cgroups that programs are to be detached from. Empty when nothing differs.
+    Values, programs and attachments are in place before the first rule that needs them; the last rule that needs old
+    ones goes before they do. ``cgroups`` has the names of the cgroups there are. Empty when nothing differs.
     """
     names = cgroups or {}
-    surplus, missing = _attachment_changes(found, target)
+    found = _usable(found)
+    lost = _lost(found, names)
+    present = found.attachments | (found.stale - lost)
+    again, missing = _attachment_changes(found, present, target)
+    surplus = present - again - {Attached(a.cgroup_id, a.program) for a in target.attachments}
     return (
+        *_detaches(lost, names, "there is nothing left for it to run on, or nothing left to run", lost=True),
         *_cleared(found),
         *_loads(found, target),
-        *_writes(found, target),
-        *_detaches(_out_of_order(found, missing) | found.stale, names, "so that scope can run before it"),
+        *_writes(found, target, VALUES),
+        *_detaches(again, names, "so that what is attached runs the loaded program, behind scope"),
         *_attaches(missing),
+        *_writes(found, target, RULES),
+        *_deletes(found, target, RULES),
         *_detaches(surplus, names, "no policy asks for it there any more"),
-        *_deletes(found, target),
+        *_deletes(found, target, VALUES),
         *_unloads(found, target),
         *(RetireLayout("this build has taken over", layout) for layout in found.other_layouts),
     )
 
 
-def _attachment_changes(found: HostState, target: Target) -> tuple[frozenset[Attached], list[Attachment]]:
-    wanted = {Attached(a.cgroup_id, a.program) for a in target.attachments}
-    displaced = {
+def _usable(found: HostState) -> HostState:
+    """What can be built upon: features whose scope is gone read verdicts that nobody writes any more."""
+    if SCOPE in found.builds:
+        return found
+    return replace(
+        found,
+        builds={},
+        partial=found.partial | found.builds.keys(),
+        tables={},
+        attachments=frozenset(),
+        stale=found.stale | found.attachments,
+    )
+
+
+def _lost(found: HostState, cgroups: Mapping[int, str]) -> frozenset[Attached]:
+    """Attachments that could not be made again. A program with one of them cannot be replaced or unloaded."""
+    return frozenset(a for a in found.stale if a.cgroup_id not in cgroups or a.program not in found.builds)
+
+
+def _attachment_changes(
+    found: HostState, present: frozenset[Attached], target: Target
+) -> tuple[frozenset[Attached], list[Attachment]]:
+    """What has to be detached before anything is attached, and what is to be attached.
+
+    A program attached later runs later: where scope has to be attached, every feature comes off first.
+    """
+    unscoped = {
         a.cgroup_id
         for a in target.attachments
         if a.program == SCOPE and (a.cgroup_id, SCOPE) not in found.attachments
@@ -63,27 +95,21 @@ def _attachment_changes(found: HostState, target: Target) -> tuple[frozenset[Att
     missing = [
         a
         for a in target.attachments
-        if (a.cgroup_id, a.program) not in found.attachments or a.cgroup_id in displaced
+        if (a.cgroup_id, a.program) not in found.attachments or a.cgroup_id in unscoped
     ]
-    surplus = frozenset(a for a in found.attachments if a not in wanted)
-    return surplus, missing
-
-
-def _out_of_order(found: HostState, missing: Iterable[Attachment]) -> frozenset[Attached]:
-    """Features that are attached where scope is not: they would run before it."""
-    again = {Attached(a.cgroup_id, a.program) for a in missing}
-    return frozenset(again & found.attachments)
+    wanted = {Attached(a.cgroup_id, a.program) for a in missing}
+    return frozenset(a for a in present if a in wanted or a.cgroup_id in unscoped), missing
 
 
 def _cleared(found: HostState) -> Iterator[Step]:
-    for name in sorted(found.partial):
-        yield UnloadObject("its loading was interrupted", name, found.builds.get(name, ""))
+    for name in sorted(found.partial, key=lambda name: (name == SCOPE, name)):
+        yield UnloadObject("its loading was interrupted", name, build="")
 
 
 def _loads(found: HostState, target: Target) -> Iterator[Step]:
     for name in sorted(target.builds, key=lambda name: (name != SCOPE, name)):
         build = target.builds[name]
-        held = found.builds.get(name) if name not in found.partial else None
+        held = found.builds.get(name)
         if held is None:
             why = (
                 "it decides which policies a connection matches"
@@ -95,8 +121,8 @@ def _loads(found: HostState, target: Target) -> Iterator[Step]:
             yield ReplaceProgram("it was loaded by another build of Pliant", name, build, held)
 
 
-def _writes(found: HostState, target: Target) -> Iterator[Step]:
-    for table in sorted(target.tables, key=lambda table: (WRITE_ORDER.index(table.map), table)):
+def _writes(found: HostState, target: Target, maps: Sequence[str]) -> Iterator[Step]:
+    for table in _ordered(target.tables, maps):
         wanted, held = target.tables[table], found.tables.get(table, {})
         puts = dict(wanted.items() - held.items())
         if puts:
@@ -113,14 +139,18 @@ def _why_written(table: Table) -> str:
     }[table.map]
 
 
-def _deletes(found: HostState, target: Target) -> Iterator[Step]:
+def _deletes(found: HostState, target: Target, maps: Sequence[str]) -> Iterator[Step]:
     """Entries nothing refers to; those of programs about to be unloaded too, so that undo has them to write back."""
-    for table in sorted(found.tables, key=lambda table: (-WRITE_ORDER.index(table.map), table)):
+    for table in reversed(_ordered(found.tables, maps)):
         held = found.tables[table]
         gone = frozenset(held.keys() - target.tables.get(table, {}).keys())
-        if gone and table.object not in found.partial:
+        if gone:
             reason = "no policy needs them any more"
             yield WriteTable(reason, table, {}, gone, {key: held[key] for key in gone})
+
+
+def _ordered(tables: Iterable[Table], maps: Sequence[str]) -> list[Table]:
+    return sorted((t for t in tables if t.map in maps), key=lambda t: (maps.index(t.map), t))
 
 
 def _attaches(missing: Iterable[Attachment]) -> Iterator[Step]:
@@ -131,12 +161,15 @@ def _attaches(missing: Iterable[Attachment]) -> Iterator[Step]:
         yield Attach(why, a.cgroup_id, a.cgroup, a.program)
 
 
-def _detaches(attached: Iterable[Attached], cgroups: Mapping[int, str], reason: str) -> Iterator[Step]:
+def _detaches(
+    attached: Iterable[Attached], cgroups: Mapping[int, str], reason: str, *, lost: bool = False
+) -> Iterator[Step]:
     for a in sorted(attached, key=lambda a: (a.cgroup_id, a.program == SCOPE, a.program)):
-        yield Detach(reason, a.cgroup_id, cgroups.get(a.cgroup_id, f"cgroup {a.cgroup_id} (gone)"), a.program)
+        cgroup = cgroups.get(a.cgroup_id, f"cgroup {a.cgroup_id} (gone)")
+        yield Detach(reason, a.cgroup_id, cgroup, a.program, lost)
 
 
 def _unloads(found: HostState, target: Target) -> Iterator[Step]:
-    surplus = found.builds.keys() - target.builds.keys() - found.partial
+    surplus = found.builds.keys() - target.builds.keys()
     for name in sorted(surplus, key=lambda name: (name == SCOPE, name)):
         yield UnloadObject("no policy needs it any more", name, found.builds[name])

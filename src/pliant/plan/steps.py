@@ -54,7 +54,7 @@ class LoadObject(Step):
 
 @dataclass(frozen=True, slots=True)
 class UnloadObject(Step):
-    """Remove an object's pins; the kernel frees the program and its maps."""
+    """Remove an object's pins; the kernel frees the program and its maps. Without a build it was loaded half."""
 
     object: str
     build: str
@@ -64,9 +64,9 @@ class UnloadObject(Step):
         """See :class:`Step`."""
         return f"unload the program {self.object}"
 
-    def undo(self) -> Step:
-        """Load it again; its counters start at zero."""
-        return LoadObject(_taking_back(self), self.object, self.build)
+    def undo(self) -> Step | None:
+        """Load it again, its counters at zero; None for what was loaded half, which is of no use to anybody."""
+        return LoadObject(_taking_back(self), self.object, self.build) if self.build else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,20 +137,24 @@ class Attach(Step):
 
 @dataclass(frozen=True, slots=True)
 class Detach(Step):
-    """Detach a program of ours from a cgroup and remove the link's pin."""
+    """Detach a program of ours from a cgroup and remove the link's pin.
+
+    ``lost`` says that it could not be attached again: the cgroup or the program is gone.
+    """
 
     cgroup_id: int
     cgroup: str
     program: str
+    lost: bool = False
 
     @property
     def sentence(self) -> str:
         """See :class:`Step`."""
         return f"detach {self.program} from {self.cgroup}"
 
-    def undo(self) -> Step:
-        """Attach it again."""
-        return Attach(_taking_back(self), self.cgroup_id, self.cgroup, self.program)
+    def undo(self) -> Step | None:
+        """Attach it again; None where that cannot be done."""
+        return None if self.lost else Attach(_taking_back(self), self.cgroup_id, self.cgroup, self.program)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,392 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pliant.features.layout import shipped_layout
+from pliant.observe.state import Attached, HostState
+from pliant.observe.tables import Table
+from pliant.plan.planner import Target, plan
+from pliant.plan.steps import (
+    Attach,
+    Detach,
+    LoadObject,
+    ReplaceProgram,
+    RetireLayout,
+    Step,
+    UnloadObject,
+    WriteTable,
+)
+from pliant.policy.compile import Compiled, compile_policies
+from pliant.policy.desired import SCOPE
+from pliant.policy.explain import Connection
+from pliant.policy.model import Policy
+from pliant.policy.numbering import Numbering
+from pliant.policy.services import ancestors
+from tests.plan.fake_kernel import FakeKernel, Link, Loaded, Misstep, take, target_of
+from tests.policy.scope_model import judge
+from tests.policy.strategies import CGROUPS, connections, policy, policy_sets, unhurried
+
+NAMES = {number: path for path, number in CGROUPS.items()}
+LAYOUT = shipped_layout()
+GONE = 999
+
+met = st.lists(connections, min_size=1, max_size=4)
+
+
+def compiled(policies: Sequence[Policy], numbering: Numbering | None = None) -> Compiled:
+    return compile_policies(policies, CGROUPS, numbering)
+
+
+def target(policies: Sequence[Policy], build: str = "b1") -> Target:
+    return target_of(compiled(policies).desired, LAYOUT, build)
+
+
+def host_with(wanted: Target) -> FakeKernel:
+    kernel = FakeKernel(CGROUPS)
+    take(kernel, plan(kernel.observe(), wanted, NAMES))
+    return kernel
+
+
+def assert_holds(found: HostState, wanted: Target) -> None:
+    assert found.builds == wanted.builds
+    assert found.tables == wanted.tables
+    assert found.attachments == {Attached(a.cgroup_id, a.program) for a in wanted.attachments}
+    assert not found.partial | found.stale
+    assert not found.other_layouts
+
+
+def assert_references_hold(kernel: FakeKernel) -> None:
+    """Every policy that a rule names is there, with a setting for each option it sets."""
+    policies = kernel.tables.get(Table(SCOPE, "policies"), {})
+    for value in kernel.tables.get(Table(SCOPE, "rules"), {}).values():
+        for number in LAYOUT.scope["rule"].unpack(value)["policy"]:
+            key = number.to_bytes(4, sys.byteorder)
+            if not number:
+                continue
+            assert key in policies
+            options = LAYOUT.scope["policy"].unpack(policies[key])["options"]
+            for option, slot in LAYOUT.slots.items():
+                if options >> slot & 1:
+                    assert key in kernel.tables[Table(option, "settings")]
+
+
+def assert_complete(kernel: FakeKernel, connection: Connection) -> None:
+    """A connection made now gets nothing, or every option that it has been given."""
+    running = kernel.running((connection.cgroup, *ancestors(connection.cgroup)))
+    if SCOPE not in running:
+        return
+    for option, number in judge(kernel.tables, LAYOUT, CGROUPS, connection).items():
+        assert option in running, f"{option} was won by policy {number} and no program sets it"
+        assert number.to_bytes(4, sys.byteorder) in kernel.tables[Table(option, "settings")]
+
+
+def step_by_step(kernel: FakeKernel, steps: Sequence[Step]) -> Iterator[Step]:
+    for step in steps:
+        kernel.act(step)
+        yield step
+
+
+def undone(steps: Sequence[Step]) -> list[Step]:
+    return [undo for step in reversed(steps) if (undo := step.undo())]
+
+
+@st.composite
+def changes(draw: st.DrawFn) -> tuple[Target, Target]:
+    """Two targets one after the other: some policies of the first are kept, others edited, dropped or new."""
+    before = draw(policy_sets(most=4))
+    after = draw(policy_sets(most=4))
+    kept = draw(st.sets(st.sampled_from(range(4))))
+    names = {p.name for p in before if int(p.name[1:]) in kept}
+    priorities = {p.priority for p in before if p.name in names}
+    mixed = [p for p in before if p.name in names]
+    mixed += [p for p in after if p.name not in names and p.priority not in priorities]
+    first = compiled(before)
+    second = compiled(mixed, first.numbering)
+    return target_of(first.desired, LAYOUT), target_of(second.desired, LAYOUT)
+
+
+@unhurried
+@given(changes())
+def test_a_plan_leads_from_any_state_to_any_other_and_then_nothing_is_left_to_do(
+    change: tuple[Target, Target],
+) -> None:
+    before, after = change
+    kernel = host_with(before)
+    assert_holds(kernel.observe(), before)
+    take(kernel, plan(kernel.observe(), after, NAMES))
+    assert_holds(kernel.observe(), after)
+    assert plan(kernel.observe(), after, NAMES) == ()
+
+
+@unhurried
+@given(changes())
+def test_undoing_every_step_in_reverse_gives_exactly_the_state_before(change: tuple[Target, Target]) -> None:
+    before, after = change
+    kernel = host_with(before)
+    found = kernel.observe()
+    steps = plan(found, after, NAMES)
+    take(kernel, steps)
+    take(kernel, undone(steps))
+    assert kernel.observe() == found
+
+
+@unhurried
+@given(changes(), st.integers(0, 30))
+def test_undoing_from_the_middle_of_a_plan_gives_exactly_the_state_before(
+    change: tuple[Target, Target], count: int
+) -> None:
+    before, after = change
+    kernel = host_with(before)
+    found = kernel.observe()
+    steps = plan(found, after, NAMES)[:count]
+    take(kernel, steps)
+    take(kernel, undone(steps))
+    assert kernel.observe() == found
+
+
+@unhurried
+@given(changes(), met)
+def test_every_connection_meets_a_complete_state_at_every_step_forwards_and_backwards(
+    change: tuple[Target, Target], tried: list[Connection]
+) -> None:
+    before, after = change
+    kernel = host_with(before)
+    steps = plan(kernel.observe(), after, NAMES)
+    for _ in step_by_step(kernel, [*steps, *undone(steps)]):
+        assert_references_hold(kernel)
+        for connection in tried:
+            assert_complete(kernel, connection)
+
+
+@unhurried
+@given(policy_sets(most=4), met)
+def test_a_first_plan_and_its_removal_meet_no_connection_half_done(
+    policies: list[Policy], tried: list[Connection]
+) -> None:
+    kernel = FakeKernel(CGROUPS)
+    for wanted in (target(policies), target([])):
+        for _ in step_by_step(kernel, plan(kernel.observe(), wanted, NAMES)):
+            assert_references_hold(kernel)
+            for connection in tried:
+                assert_complete(kernel, connection)
+    assert kernel.observe().is_empty
+
+
+# -- what interrupted changes, vanished cgroups and other builds leave behind
+
+
+def forget_program(kernel: FakeKernel, name: str) -> None:
+    """The pin of a program is gone, its maps are still there."""
+    if kernel.objects.pop(name, None):
+        kernel.partial.add(name)
+        kernel.tables = {t: entries for t, entries in kernel.tables.items() if t.object != name}
+
+
+def half_load(kernel: FakeKernel, name: str) -> None:
+    """A loading was interrupted: features' loadings come after scope's."""
+    if name not in kernel.objects and (name == SCOPE or SCOPE in kernel.objects):
+        kernel.partial.add(name)
+
+
+def lose_cgroup(kernel: FakeKernel, name: str) -> None:
+    """A cgroup that had the program was removed."""
+    if loaded := kernel.objects.get(name):
+        kernel.links[Attached(GONE, name)] = Link(loaded.program, loaded.verdicts)
+
+
+def old_program(kernel: FakeKernel, name: str) -> None:
+    """A replacement was interrupted before it reached one of the links."""
+    for attached, link in kernel.links.items():
+        if attached.program == name:
+            link.program = -1
+            return
+
+
+def lose_link(kernel: FakeKernel, name: str) -> None:
+    """Somebody removed a link's pin."""
+    for attached in list(kernel.links):
+        if attached.program == name:
+            del kernel.links[attached]
+            return
+
+
+def other_build(kernel: FakeKernel, name: str) -> None:
+    """The object was loaded by another build with the same layout."""
+    if name in kernel.objects:
+        kernel.objects[name].build = "b0"
+
+
+def spoil_entries(kernel: FakeKernel, name: str) -> None:
+    """Somebody removed the entries of a table."""
+    for table, entries in kernel.tables.items():
+        if table.object == name:
+            entries.clear()
+
+
+def other_layout(kernel: FakeKernel, name: str) -> None:
+    """Another version of Pliant, with another layout, was here."""
+    kernel.layouts.append("0123456789ab")
+
+
+accidents = st.lists(
+    st.tuples(
+        st.sampled_from(
+            (
+                forget_program,
+                half_load,
+                lose_cgroup,
+                old_program,
+                lose_link,
+                other_build,
+                spoil_entries,
+                other_layout,
+            )
+        ),
+        st.sampled_from((SCOPE, "initial_cwnd", "dscp", "pacing_rate")),
+    ),
+    min_size=1,
+    max_size=3,
+    unique=True,
+)
+
+Accident = Callable[[FakeKernel, str], None]
+
+
+@unhurried
+@given(changes(), accidents)
+def test_whatever_is_found_a_plan_leads_to_the_target_and_can_be_followed(
+    change: tuple[Target, Target], happened: list[tuple[Accident, str]]
+) -> None:
+    before, after = change
+    kernel = host_with(before)
+    for accident, name in happened:
+        accident(kernel, name)
+    take(kernel, plan(kernel.observe(), after, NAMES))
+    assert_holds(kernel.observe(), after)
+    scope = kernel.objects.get(SCOPE)
+    assert all(scope and loaded.verdicts == scope.verdicts for loaded in kernel.objects.values())
+    assert plan(kernel.observe(), after, NAMES) == ()
+
+
+@unhurried
+@given(changes(), accidents)
+def test_whatever_was_found_a_plan_can_be_undone_step_by_step(
+    change: tuple[Target, Target], happened: list[tuple[Accident, str]]
+) -> None:
+    before, after = change
+    kernel = host_with(before)
+    for accident, name in happened:
+        accident(kernel, name)
+    steps = plan(kernel.observe(), after, NAMES)
+    take(kernel, steps)
+    kernel.strict = False  # a feature that was found in front of scope is put back there
+    take(kernel, undone(steps))
+    kernel.strict = True
+    take(kernel, plan(kernel.observe(), before, NAMES))
+    assert_holds(kernel.observe(), before)
+
+
+WEB = policy("web", tune={"initial_cwnd": 40})
+
+
+def test_a_cgroup_that_is_gone_is_forgotten_before_its_program_is_replaced() -> None:
+    kernel = host_with(target([WEB]))
+    lose_cgroup(kernel, SCOPE)
+    steps = plan(kernel.observe(), target([WEB], "b2"), NAMES)
+    kinds = [step.kind for step in steps]
+    assert kinds.index("detach") < kinds.index("replace-program")
+    take(kernel, steps)
+
+
+def test_forgetting_a_cgroup_that_is_gone_has_no_undo() -> None:
+    kernel = host_with(target([WEB]))
+    lose_cgroup(kernel, SCOPE)
+    (step,) = plan(kernel.observe(), target([WEB]), NAMES)
+    assert step.sentence == f"detach scope from cgroup {GONE} (gone)"
+    assert step.undo() is None
+
+
+def test_removing_what_an_interrupted_loading_left_has_no_undo() -> None:
+    kernel = host_with(target([WEB]))
+    half_load(kernel, "dscp")
+    (step,) = plan(kernel.observe(), target([WEB]), NAMES)
+    assert isinstance(step, UnloadObject)
+    assert step.undo() is None
+
+
+def test_features_whose_scope_is_gone_are_loaded_again_for_they_read_its_verdicts() -> None:
+    kernel = host_with(target([WEB]))
+    forget_program(kernel, SCOPE)
+    steps = plan(kernel.observe(), target([WEB]), NAMES)
+    assert [s.object for s in steps if isinstance(s, LoadObject)] == [SCOPE, "initial_cwnd"]
+    take(kernel, steps)
+    assert kernel.objects["initial_cwnd"].verdicts == kernel.objects[SCOPE].verdicts
+
+
+def test_a_feature_found_before_scope_is_attached_again_behind_it() -> None:
+    kernel = host_with(target([WEB]))
+    nginx = CGROUPS["/system.slice/nginx.service"]
+    del kernel.links[Attached(nginx, SCOPE)]
+    steps = plan(kernel.observe(), target([WEB]), NAMES)
+    assert [(step.kind, step.program) for step in steps if isinstance(step, Attach | Detach)] == [
+        ("detach", "initial_cwnd"),
+        ("attach", SCOPE),
+        ("attach", "initial_cwnd"),
+    ]
+
+
+def test_another_build_is_replaced_in_place_and_keeps_its_tables_and_links() -> None:
+    kernel = host_with(target([WEB]))
+    steps = plan(kernel.observe(), target([WEB], "b2"), NAMES)
+    assert [(s.object, s.previous) for s in steps if isinstance(s, ReplaceProgram)] == [
+        (SCOPE, "b1"),
+        ("initial_cwnd", "b1"),
+    ]
+    assert all(isinstance(s, ReplaceProgram) for s in steps)
+
+
+def test_another_layout_is_retired_last() -> None:
+    kernel = host_with(target([]))
+    other_layout(kernel, "")
+    steps = plan(kernel.observe(), target([WEB]), NAMES)
+    assert [isinstance(step, RetireLayout) for step in steps] == [False] * (len(steps) - 1) + [True]
+
+
+def test_moving_a_policy_to_other_peers_writes_rules_and_loads_attaches_and_sets_nothing() -> None:
+    first = compiled([WEB])
+    moved = compiled([policy("web", peers=["10.0.0.0/8"])], first.numbering)
+    kernel = host_with(target_of(first.desired, LAYOUT))
+    steps = plan(kernel.observe(), target_of(moved.desired, LAYOUT), NAMES)
+    assert {step.table.map for step in steps if isinstance(step, WriteTable)} == {"rules"}
+    assert all(isinstance(step, WriteTable) for step in steps)
+
+
+def test_every_step_says_what_it_does_and_why() -> None:
+    kernel = host_with(target([WEB]))
+    lose_cgroup(kernel, "initial_cwnd")
+    half_load(kernel, "dscp")
+    other_layout(kernel, "")
+    policies = [policy("other", "worker@1.service", tune={"pacing_rate": "10Mbit"})]
+    for step in plan(kernel.observe(), target(policies, "b2"), NAMES):
+        assert step.sentence
+        assert step.reason
+
+
+def test_the_fake_kernel_refuses_what_the_kernel_would() -> None:
+    kernel = FakeKernel(CGROUPS, objects={SCOPE: Loaded("b1", 1, 1)})
+    refused: Mapping[str, Step] = {
+        "no such table": WriteTable("", Table("dscp", "settings"), {b"k": b"v"}, frozenset(), {b"k": None}),
+        "not loaded": Attach("", 1, "/", "dscp"),
+        "no such cgroup": Attach("", GONE, "/gone", SCOPE),
+        "not attached": Detach("", 1, "/", SCOPE),
+        "EEXIST": LoadObject("", SCOPE, "b1"),
+    }
+    for complaint, step in refused.items():
+        with pytest.raises(Misstep, match=complaint):
+            kernel.act(step)

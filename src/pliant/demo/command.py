@@ -99,7 +99,9 @@ def _in_the_lab(
         return result, _path(world)
     finally:
         screen.doing("taking the hosts down")
-        with suppress(PliantError, OSError), interrupts.held():
+        # an interrupt can leave a half-made process, which the hosts' own keepers end when this one is gone
+        expected = (PliantError, OSError) if interrupts.heeded else ()
+        with suppress(*expected), interrupts.held():
             lab.close()
 
 

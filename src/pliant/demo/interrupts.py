@@ -13,9 +13,10 @@ HEEDED = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
-    """Takes the two signals over from the main thread until the process ends."""
+    """Takes the two signals over from the main thread until the process ends; ``heeded`` when one has ended it."""
 
     def __init__(self) -> None:
+        self.heeded = False
         self._held = False
         self._pending: int | None = None
         for number in HEEDED:
@@ -28,6 +29,7 @@ class Interrupts:
             self._heed(number)
 
     def _heed(self, number: int) -> None:
+        self.heeded = True
         for other in HEEDED:
             signal.signal(other, signal.SIG_IGN)  # taking everything down must not be interrupted again
         if number == signal.SIGINT:

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each benchmark once, as small as it goes, through the code that measures: what it yields, never how fast."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pliant.bench import Result, benches, run_bench
+from pliant.bench.place import private_mounts
+from pliant.bench.policies import initial_cwnd, policies_text
+from pliant.features import catalogue, features
+from pliant.kernel import cgroups
+from pliant.policy.documents import load_policies
+
+root = pytest.mark.root
+needs_wrk = pytest.mark.skipif(shutil.which("wrk") is None, reason="unsupported: wrk is not installed")
+
+
+@pytest.fixture
+def leaves_nothing() -> Iterator[None]:
+    def groups() -> set[str]:
+        mark = f"pliant-lab-{os.getpid()}-"
+        return {c.path for c in cgroups.walk(cgroups.find_root()) if mark in c.path}
+
+    mounts = private_mounts()
+    yield
+    assert not groups()
+    for place in mounts.bpffs.iterdir():
+        if place.is_dir():
+            assert not list(place.rglob("*")), f"pins left in {place}"
+
+
+def measured(result: Result) -> dict[str, float]:
+    return {measure.metric: measure.median for measure in result.results}
+
+
+@root
+@needs_wrk
+@pytest.mark.usefixtures("leaves_nothing")
+def test_connect_measures_the_ratio_each_program_and_a_service_without_policy() -> None:
+    found = measured(run_bench("connect", 2, scale=0.1))
+    programs = {f"{name}_ns" for name in ("scope", *features())}
+    rates = {"connections_with_per_s", "connections_without_per_s"}
+    assert found.keys() == programs | rates | {"connect_ratio", "total_ns", "unmatched_runs"}
+    assert found["unmatched_runs"] == 0
+    assert all(value > 0 for metric, value in found.items() if metric != "unmatched_runs")
+
+
+@root
+@pytest.mark.usefixtures("leaves_nothing")
+def test_apply_measures_one_policy_many_and_memory_under_the_names_of_the_sizes_it_used() -> None:
+    found = measured(run_bench("apply", 1, scale=0.01))
+    assert {"apply_1_ms", "apply_1_cold_ms"} <= found.keys()
+    assert {"apply_100_s", "apply_100_rss_mb", "apply_1_of_100_ms"} <= found.keys()
+    assert all(value > 0 for value in found.values())
+    assert found["apply_100_rss_mb"] < 1000
+
+
+def test_startup_measures_whole_processes() -> None:
+    assert measured(run_bench("startup", 1)).keys() == {"help_ms", "version_ms"}
+
+
+def test_every_benchmark_has_a_test_of_its_own_here() -> None:
+    assert set(benches()) == {"apply", "connect", "startup"}
+
+
+def test_many_policies_load_and_none_is_like_another() -> None:
+    services = [f"/made/{letter}.service" for letter in "abc"]
+    policies = load_policies(policies_text(9, services), "made", catalogue())
+    assert len({(p.spec.match.service, p.prefixes) for p in policies}) == 9
+    assert policies[4].tune_values["initial_cwnd"] == initial_cwnd(4, 0)
+
+
+def test_a_variant_of_a_policy_has_the_same_match_and_another_value() -> None:
+    first, second = (
+        load_policies(policies_text(3, ["/made/a.service"], variant=variant), "made", catalogue())
+        for variant in (0, 1)
+    )
+    assert [p.spec.match for p in first] == [p.spec.match for p in second]
+    assert all(a.tune_values != b.tune_values for a, b in zip(first, second, strict=True))
+
+
+@root
+@needs_wrk
+def test_an_interrupted_benchmark_leaves_nothing_behind(tmp_path: Path) -> None:
+    errors = tmp_path / "errors"
+    with errors.open("w") as sink:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pliant.bench", "connect"], stderr=sink, start_new_session=True
+        )
+    deadline = time.monotonic() + 60
+    while "alternation 1" not in errors.read_text():
+        assert process.poll() is None, errors.read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    assert process.wait(30) != 0
+    assert not [c.path for c in cgroups.walk(cgroups.find_root()) if f"pliant-lab-{process.pid}-" in c.path]
+    assert not list(Path("/tmp").glob(f"pliant-lab-{process.pid}-*"))

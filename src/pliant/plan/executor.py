@@ -38,27 +38,34 @@ class PlanFailed(PliantError):
     def __init__(self, step: Step, cause: PliantError, left: Sequence[str]) -> None:
         self.step = step
         self.left = tuple(left)
-        outcome = (
-            "the host is as it was before" if not left else f"could not be taken back: {'; '.join(left)}"
-        )
+        outcome = _what_is_left(left) if left else "the host is as it was before"
         super().__init__(f"could not {step.sentence}: {cause.message}; {outcome}", remedy=cause.remedy)
+
+
+def _what_is_left(left: Sequence[str]) -> str:
+    return f"could not be taken back: {'; '.join(left)}"
 
 
 def execute(
     steps: Sequence[Step], actuator: Actuator, journal: Journal, progress: Progress | None = None
 ) -> None:
-    """Take every step in order. Raises :class:`PlanFailed` after undoing; an interrupt is undone and passed on."""
+    """Take every step in order. Raises :class:`PlanFailed` after undoing.
+
+    Whatever else is raised, an interrupt for one, is passed on after undoing, with a note of what is left.
+    """
     taken: list[tuple[int, Step]] = []
     for position, step in enumerate(steps):
-        if progress:
-            progress(position, len(steps), step)
-        taken.append((position, step))
         try:
+            if progress:
+                progress(position, len(steps), step)
+            taken.append((position, step))
             _take(position, step, actuator, journal)
         except PliantError as error:
             raise PlanFailed(step, error, _undo(taken, actuator, journal)) from error
-        except BaseException:
-            _undo(taken, actuator, journal)
+        except BaseException as error:
+            left = _undo(taken, actuator, journal)
+            if left:
+                error.add_note(_what_is_left(left))
             raise
 
 
@@ -79,7 +86,8 @@ def _undo(taken: list[tuple[int, Step]], actuator: Actuator, journal: Journal) -
         try:
             journal.begin(position, undo, undo=True)
             actuator.act(undo)
+            actuator.read_back(undo)
             journal.done(position, undo=True)
-        except PliantError as error:
-            left.append(f"{step.sentence} ({error.message})")
+        except Exception as error:  # of whatever kind: the steps before it are to be taken back all the same
+            left.append(f"{step.sentence} ({error.message if isinstance(error, PliantError) else error})")
     return left

@@ -106,7 +106,7 @@ class WriteTable(Step):
             done.append(f"delete {_entries(len(self.deletes))}")
         return f"{' and '.join(done)} of {self.table}"
 
-    def undo(self) -> Step:
+    def undo(self) -> WriteTable:
         """Write what was there before."""
         return WriteTable(
             _taking_back(self),

@@ -37,28 +37,45 @@ class Journal:
         self.path = directory / "journal.db"
         try:
             self._db = self._open(read_only)
-        except (sqlite3.Error, OSError) as error:
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        except (sqlite3.OperationalError, OSError) as error:
             raise PliantError(
                 f"cannot open the journal {self.path}: {error}",
                 remedy="run as root, or name another --state directory",
             ) from error
-        self._check_version()
+        except sqlite3.Error as error:
+            raise PliantError(
+                f"the journal {self.path} is damaged: {error}",
+                remedy="move it away; 'pliant doctor' says what is on the host",
+            ) from error
+        if version != SCHEMA_VERSION:
+            self.close()
+            raise PliantError(
+                f"the journal {self.path} has format {version}, this Pliant reads {SCHEMA_VERSION}",
+                remedy="use the version of Pliant that wrote it",
+            )
 
     def _open(self, read_only: bool) -> sqlite3.Connection:
-        if read_only and not self.path.exists():
-            db = sqlite3.connect(":memory:", isolation_level=None)
-            self._create(db)
-            return db
-        if not read_only:
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        db = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
         if read_only:
-            db.execute("PRAGMA query_only = ON")
-            return db
+            return self._open_to_read()
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        db = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
         if not db.execute("SELECT 1 FROM sqlite_master").fetchone():
             self._create(db)
+        return db
+
+    def _open_to_read(self) -> sqlite3.Connection:
+        """The file, or an empty journal in memory where there is none, or one that is only being made."""
+        if self.path.exists():
+            db = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+            db.execute("PRAGMA query_only = ON")
+            if db.execute("SELECT 1 FROM sqlite_master").fetchone():
+                return db
+            db.close()
+        db = sqlite3.connect(":memory:", isolation_level=None)
+        self._create(db)
         return db
 
     def _create(self, db: sqlite3.Connection) -> None:
@@ -67,20 +84,6 @@ class Journal:
         key = secrets.randbits(63)
         db.execute("INSERT INTO meta VALUES ('holdout_key', ?), ('next_number', '1')", (str(key),))
         db.execute("COMMIT")
-
-    def _check_version(self) -> None:
-        try:
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        except sqlite3.DatabaseError as error:
-            raise PliantError(
-                f"the journal {self.path} is damaged: {error}",
-                remedy="move it away; 'pliant doctor' says what is on the host",
-            ) from error
-        if version != SCHEMA_VERSION:
-            raise PliantError(
-                f"the journal {self.path} has format {version}, this Pliant reads {SCHEMA_VERSION}",
-                remedy="use the version of Pliant that wrote it",
-            )
 
     def close(self) -> None:
         """Close the file."""
@@ -154,10 +157,12 @@ class Journal:
         return Numbering(numbers, int(self._meta("next_number")))
 
     def steps(self, generation: int) -> list[StepRecord]:
-        """What was done for a generation, in order of time."""
+        """What was done for a generation, in order of time: its plan, the plan's undoing, what settled it later."""
         rows = self._db.execute(
-            "SELECT position, undo, kind, sentence, reason, state, at FROM steps WHERE generation = ?"
-            " ORDER BY undo, CASE undo WHEN 0 THEN position ELSE -position END",
+            "SELECT s.position, s.undo, s.kind, s.sentence, s.reason, s.state, s.at"
+            " FROM steps AS s JOIN generations AS g ON g.number = s.generation WHERE g.number = ?"
+            " ORDER BY s.position >= g.steps, s.undo,"
+            " CASE WHEN s.undo AND s.position < g.steps THEN -s.position ELSE s.position END",
             (generation,),
         )
         return [StepRecord(row[0], bool(row[1]), *row[2:]) for row in rows]

@@ -13,10 +13,10 @@ from pliant.errors import PliantError
 from pliant.features.layout import Layout
 from pliant.kernel.errors import KernelError
 from pliant.kernel.links import AttachType, Link, attach_cgroup
-from pliant.kernel.maps import Map
+from pliant.kernel.maps import Map, MapType
 from pliant.kernel.objects import LoadedObject, load
 from pliant.kernel.programs import Program
-from pliant.observe.pin_tree import PinTree
+from pliant.observe.pin_tree import PROGRAM_PREFIX, PinTree
 from pliant.observe.reader import POLICY_CONSTANT_BYTES, read_table
 from pliant.observe.state import Attached
 from pliant.observe.tables import Table
@@ -63,6 +63,9 @@ class KernelActuator:
 
     @act.register
     def _load(self, step: LoadObject) -> None:
+        if self.pins.program(step.object, step.build).exists():
+            return  # it was to be unloaded, and was not
+        _remove(self.pins.object(step.object))
         with self._loaded(step.object, reuse={}) as loaded:
             directory = self.pins.object(step.object)
             directory.mkdir(parents=True, exist_ok=True)
@@ -88,7 +91,9 @@ class KernelActuator:
     @act.register
     def _replace(self, step: ReplaceProgram) -> None:
         tables = [
-            path for path in self.pins.object(step.object).iterdir() if not path.name.startswith("program_")
+            path
+            for path in self.pins.object(step.object).iterdir()
+            if not path.name.startswith(PROGRAM_PREFIX)
         ]
         with contextlib.ExitStack() as stack:
             maps = {path.name: stack.enter_context(Map.pinned(path)) for path in tables}
@@ -142,7 +147,7 @@ class KernelActuator:
                 missing = {
                     (key, value) for key, value in step.puts.items() if not _holds(held, step, key, value)
                 }
-                left = frozenset(key for key in step.deletes if held.get(key) is not None)
+                left = frozenset(key for key in step.deletes if _is_left(held, key))
         if missing or left:
             raise KernelError(
                 f"{len(missing)} entries were not taken by {step.table} and {len(left)} are still there"
@@ -221,6 +226,11 @@ class KernelActuator:
                 directory.rmdir()
 
 
+def _is_left(held: Map, key: bytes) -> bool:
+    """Whether a key that was deleted is still there. A trie finds a wider prefix in its place: try to delete it."""
+    return held.delete(key) if held.type is MapType.LPM_TRIE else held.get(key) is not None
+
+
 def _holds(held: Map, step: WriteTable, key: bytes, value: bytes) -> bool:
     found = held.get(key)
     if found is None:
@@ -230,5 +240,8 @@ def _holds(held: Map, step: WriteTable, key: bytes, value: bytes) -> bool:
 
 
 def _remove(directory: Path) -> None:
+    """Remove pins, those of programs first: what is left half is then seen to be incomplete."""
     if directory.exists():
+        for program in directory.glob(f"{PROGRAM_PREFIX}*"):
+            program.unlink()
         shutil.rmtree(directory)

@@ -62,16 +62,23 @@ def attached(
 def exclusive_owner(cgroup: Path, attach_type: AttachType) -> AttachedProgram | None:
     """Find the program that keeps others from this cgroup's hook, attached here or above; None if none.
 
-    A program attached with BPF_F_ALLOW_OVERRIDE counts: a link cannot join it in the same cgroup.
+    One attached with BPF_F_ALLOW_OVERRIDE counts, here and above: a link cannot join it in the same cgroup, and one
+    in a cgroup below takes its place there without a word (kernel/bpf/cgroup.c: ``compute_effective_progs()``),
+    unless another program in between has done so already.
     """
+    replaced = False
     for directory in (cgroup, *cgroup.parents):
         try:
             found = attached(directory, attach_type)
         except KernelError:  # above the root of the hierarchy
             return None
-        refusing = {Sharing.EXCLUSIVE, Sharing.OVERRIDE} if directory == cgroup else {Sharing.EXCLUSIVE}
-        if found and found[0].sharing in refusing:
+        if not found:
+            continue
+        if found[0].sharing is Sharing.EXCLUSIVE or (found[0].sharing is Sharing.OVERRIDE and not replaced):
             return found[0]
+        if directory != cgroup:  # what shares the hook here lets others do so below, whatever is further up
+            return None
+        replaced = True
     return None
 
 

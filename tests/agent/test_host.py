@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pliant.errors import PliantError
+from pliant.features.layout import Layout, shipped_layout
+from pliant.kernel.cgroup_query import attached
+from pliant.kernel.links import AttachType, Link, attach_cgroup
+from pliant.plan.steps import Detach, ReplaceProgram, RetireLayout, Step
+from pliant.store.generations import State
+
+if TYPE_CHECKING:
+    from pliant.kernel.programs import Program
+    from pliant.policy.model import Policy
+    from tests.agent.conftest import Hold, Install, Meanwhile
+    from tests.conftest import MakePolicy, OpenAndClose, Pair, Pliant
+
+pytestmark = pytest.mark.root
+
+UNTUNED = (10, 0xFFFFFFFF, 0)
+
+
+def version(make_policy: MakePolicy, service: str, number: int, *options: str) -> Policy:
+    """Version ``number`` of a policy: every value on a socket tells which version it is from."""
+    everything: dict[str, Any] = {
+        "initial_cwnd": 20 + number,
+        "pacing_rate": f"{800 + 8 * number}Mbit",
+        "dscp": 1 + number,
+    }
+    return make_policy("a", service, {name: everything[name] for name in options or everything})
+
+
+def given(number: int) -> tuple[int, int, int]:
+    """What the connections of a version have."""
+    return (20 + number, 100_000_000 + 1_000_000 * number, 1 + number)
+
+
+@pytest.fixture
+def service(pair: Pair) -> str:
+    return pair.service(pair.server, "web.service")
+
+
+# -- one change after the other
+
+
+def test_applying_again_changes_nothing(pliant: Pliant, service: str, make_policy: MakePolicy) -> None:
+    first = pliant.apply(version(make_policy, service, 1))
+    before = pliant.listing()
+    again = pliant.apply(version(make_policy, service, 1))
+    assert again.change.is_empty
+    assert again.generation == first.generation
+    assert pliant.listing() == before
+
+
+def test_changed_value_rollback_and_delete_reach_new_connections(
+    pliant: Pliant,
+    pair: Pair,
+    port: int,
+    make_policy: MakePolicy,
+    open_and_close: OpenAndClose,
+) -> None:
+    service = pair.service(pair.client, "app.service")
+
+    def window() -> int:
+        [seen] = open_and_close(pair.client, "app.service", pair.server.address, port, 1)
+        return seen.window
+
+    assert window() == 10
+    pliant.apply(make_policy("a", service, {"initial_cwnd": 21}))
+    assert window() == 21
+    pliant.apply(make_policy("a", service, {"initial_cwnd": 22, "min_rto": "20ms"}))
+    assert window() == 22
+    pliant.rollback()
+    assert window() == 21
+    pliant.delete("a")
+    assert window() == 10
+    assert pliant.listing() == {}
+    pliant.rollback(1)
+    assert window() == 21
+
+
+def test_rollback_brings_back_what_was_there_to_the_byte(
+    pliant: Pliant, pair: Pair, service: str, make_policy: MakePolicy
+) -> None:
+    other = pair.service(pair.server, "other.service")
+    pliant.apply(version(make_policy, service, 1, "initial_cwnd", "dscp"))
+    before = pliant.listing()
+    pliant.apply(version(make_policy, service, 2), make_policy("b", other, {"min_rto": "20ms"}))
+    assert pliant.listing() != before
+    pliant.rollback()
+    after = pliant.listing()
+    # A policy that comes back gets a new number, for a number never names two versions in the kernel.
+    assert after.keys() == before.keys()
+    assert [v for v in after.values() if isinstance(v, tuple)] == [
+        v for v in before.values() if isinstance(v, tuple)
+    ]
+
+
+# -- while connections are being made
+
+
+def test_every_connection_has_one_whole_version_while_versions_change(
+    pliant: Pliant, service: str, make_policy: MakePolicy, connecting: Meanwhile
+) -> None:
+    pliant.apply(version(make_policy, service, 0))
+    with connecting("web.service") as seen:
+        for number in range(1, 51):
+            pliant.apply(version(make_policy, service, number))
+    assert seen.ends > 100
+    assert seen.kinds <= {given(number) for number in range(51)}
+    assert len(seen.kinds) > 10
+
+
+def test_no_step_of_a_change_leaves_a_connection_with_half_a_policy(
+    pliant: Pliant, service: str, make_policy: MakePolicy, connecting: Meanwhile
+) -> None:
+    kinds: list[tuple[str, set[Any]]] = []
+
+    def look(position: int, count: int, step: Step) -> None:
+        with connecting("web.service") as seen:
+            pass
+        kinds.append((step.sentence, set(seen.kinds)))
+
+    narrow = version(make_policy, service, 1, "initial_cwnd", "dscp")
+    for wanted in (narrow, version(make_policy, service, 2), narrow):
+        pliant.apply(wanted, progress=look)
+    with pliant.host() as host:
+        host.carry_out(host.change_to_delete(["a"]), actor="test", progress=look)
+    whole = {UNTUNED, (21, 0xFFFFFFFF, 2), given(2)}
+    assert [(sentence, kind) for sentence, kind in kinds if not kind <= whole] == []
+    assert set().union(*(kind for _, kind in kinds)) == whole
+
+
+# -- programs of others
+
+
+@pytest.mark.parametrize("first", ["theirs", "ours"])
+def test_program_of_somebody_else_stays_attached_and_in_place(
+    pliant: Pliant, pair: Pair, service: str, make_policy: MakePolicy, foreign: Program, first: str
+) -> None:
+    cgroup = pair.server.service("web.service")
+
+    def place() -> tuple[int, int]:
+        ids = [one.program_id for one in attached(cgroup, AttachType.CGROUP_SOCK_OPS)]
+        return ids.index(foreign.id), len(ids)
+
+    if first == "ours":
+        pliant.apply(version(make_policy, service, 1))
+    with attach_cgroup(foreign, cgroup, AttachType.CGROUP_SOCK_OPS) as link:
+        ours = 4 if first == "ours" else 0
+        assert place() == (ours, ours + 1)
+        pliant.apply(version(make_policy, service, 2))
+        assert place() == (ours, 5)
+        pliant.apply(version(make_policy, service, 3, "initial_cwnd"))
+        pliant.rollback()
+        assert place()[1] == 5
+        pliant.delete("a")
+        assert place() == (0, 1)
+        assert link.info().program_id == foreign.id
+
+
+@pytest.mark.parametrize(("flags", "where"), [(0, "here"), (1, "here"), (0, "above"), (1, "above")])
+def test_hook_that_is_somebody_elses_is_refused_by_name_and_nothing_changes(
+    pliant: Pliant,
+    pair: Pair,
+    service: str,
+    make_policy: MakePolicy,
+    foreign: Program,
+    hold: Hold,
+    flags: int,
+    where: str,
+) -> None:
+    cgroup = pair.server.service("web.service") if where == "here" else pair.server.cgroup
+    with hold(foreign, cgroup, flags):
+        with pytest.raises(PliantError, match=f"somebody_else', id {foreign.id}.* holds the sock_ops hook"):
+            pliant.apply(version(make_policy, service, 1))
+        effective = attached(pair.server.service("web.service"), AttachType.CGROUP_SOCK_OPS, effective=True)
+        assert [program.program_id for program in effective] == [foreign.id]
+        assert pliant.listing() == {}
+        with pliant.host() as host:
+            assert host.journal.generations() == []
+    assert pliant.apply(version(make_policy, service, 1)).generation == 1
+
+
+def test_overridable_program_that_another_has_silenced_already_keeps_nobody_out(
+    pliant: Pliant, pair: Pair, service: str, make_policy: MakePolicy, foreign: Program, hold: Hold
+) -> None:
+    cgroup = pair.server.service("web.service")
+    with hold(foreign, pair.server.cgroup, 1), attach_cgroup(foreign, cgroup, AttachType.CGROUP_SOCK_OPS):
+        pliant.apply(version(make_policy, service, 1))
+        assert len(attached(cgroup, AttachType.CGROUP_SOCK_OPS)) == 5
+        pliant.delete("a")
+
+
+# -- cgroups that come and go
+
+
+def test_service_that_comes_back_under_its_name_is_tuned_by_the_next_apply(
+    pliant: Pliant, pair: Pair, make_policy: MakePolicy, connecting: Meanwhile
+) -> None:
+    service = pair.service(pair.server, "brief.service")
+    cgroup = pair.server.service("brief.service")
+    wanted = version(make_policy, service, 1)
+    pliant.apply(wanted)
+    cgroup.rmdir()
+    pair.server.service("brief.service")
+    with connecting("brief.service") as seen:
+        pass
+    assert seen.kinds == {UNTUNED}
+    applied = pliant.apply(wanted)
+    assert any(isinstance(step, Detach) for step in applied.change.plan)
+    with connecting("brief.service") as seen:
+        pass
+    assert seen.kinds == {given(1)}
+    with pliant.host() as host:
+        assert not host.observe().stale
+
+
+# -- other builds of Pliant
+
+
+def test_other_layout_is_retired_and_connections_are_tuned_throughout(
+    pliant: Pliant,
+    service: str,
+    make_policy: MakePolicy,
+    connecting: Meanwhile,
+    installed: Install,
+) -> None:
+    wanted = version(make_policy, service, 1)
+    with installed(replace(shipped_layout(), digest="0123456789ab")):
+        pliant.apply(wanted)
+    assert [path.name for path in pliant.places.pins.iterdir()] == ["0123456789ab"]
+    with connecting("web.service") as seen:
+        applied = pliant.apply(wanted)
+    assert isinstance(applied.change.plan[-1], RetireLayout)
+    assert [path.name for path in pliant.places.pins.iterdir()] == [shipped_layout().digest]
+    assert seen.kinds == {given(1)}
+
+
+def test_other_build_of_the_same_layout_is_replaced_in_place(
+    pliant: Pliant,
+    service: str,
+    make_policy: MakePolicy,
+    connecting: Meanwhile,
+    other_build: Layout,
+    installed: Install,
+) -> None:
+    wanted = version(make_policy, service, 1)
+    with installed(other_build):
+        pliant.apply(wanted)
+    links, programs = link_ids(pliant), tags(pliant)
+    with connecting("web.service") as seen:
+        applied = pliant.apply(wanted)
+    assert {type(step) for step in applied.change.plan} == {ReplaceProgram}
+    assert len(applied.change.plan) == 4
+    assert link_ids(pliant) == links
+    assert tags(pliant).keys() == programs.keys()
+    assert not set(tags(pliant).values()) & set(programs.values())
+    assert seen.kinds == {given(1)}
+    assert pliant.judged()["matched"] == seen.ends  # counted on in the same maps
+
+
+def link_ids(pliant: Pliant) -> dict[str, int]:
+    found = {}
+    for path in pliant.places.pins.rglob("links/*"):
+        with Link.pinned(path) as link:
+            found[path.name] = link.id
+    return found
+
+
+def tags(pliant: Pliant) -> dict[str, object]:
+    """The hash of each program that a link runs, by its name and cgroup."""
+    return {path: what[2] for path, what in pliant.listing().items() if isinstance(what, tuple)}
+
+
+def test_history_says_what_was_done(pliant: Pliant, service: str, make_policy: MakePolicy) -> None:
+    pliant.apply(version(make_policy, service, 1))
+    pliant.rollback()
+    with pliant.host() as host:
+        generations = host.journal.generations()
+        assert [(g.verb, g.state) for g in generations] == [
+            ("apply", State.APPLIED),
+            ("rollback", State.APPLIED),
+        ]
+        for generation in generations:
+            steps = host.journal.steps(generation.number)
+            assert len(steps) == generation.steps
+            assert {step.state for step in steps} == {"done"}

@@ -7,8 +7,9 @@ value. What cannot be had without effect: a pacing rate turns TCP's pacing on wh
 done so (BBR has); it is set so high that it never holds anything back.
 
 ``scope_ns`` and so on are what the kernel says each program ran for, per connection and over all the callbacks it
-was called for. They include reading the clock, some 20 ns a call, and leave out what calling it costs and freeing the
-socket's storage; ``connect_ratio`` is the whole truth, and is measured while the kernel does not count.
+was called for; ``program_runs`` is how many calls that is. They include reading the clock, 20 to 60 ns a call, and
+leave out what it takes to get to the program and to free the socket's storage; ``connect_ratio`` is the whole truth,
+and is measured while the kernel does not count.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pliant.agent.host import Host
 from pliant.bench.bench import Bench, Options, Sample
 from pliant.bench.load import Load
 from pliant.bench.place import apply, clear, policy, private_places, service_path
+from pliant.errors import PliantError
 from pliant.features import features
 from pliant.kernel.maps import Map
 from pliant.kernel.programs import Program, RunTime
@@ -103,10 +105,14 @@ def costs(options: Options, host: Host, tuning: Policy) -> Iterator[Sample]:
             before, judged = counters.run_times(), counters.judged()
             time.sleep(COUNTED_S * options.scale)
             after, judged = counters.run_times(), counters.judged() - judged
+            if not judged:
+                raise PliantError("no connection was judged while the policy was in force")
             spent = {name: after[name].nanoseconds - before[name].nanoseconds for name in after}
             for name, nanoseconds in spent.items():
                 yield Sample(f"{name}_ns", "ns per connection", nanoseconds / judged)
             yield Sample("total_ns", "ns per connection", sum(spent.values()) / judged)
+            calls = sum(after[name].runs - before[name].runs for name in after)
+            yield Sample("program_runs", "runs per connection", calls / judged)
 
 
 def unmatched(options: Options, lab_host: LabHost, host: Host, tuning: Policy) -> Iterable[Sample]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from ipaddress import ip_address
 
 import pytest
 from hypothesis import given
@@ -164,6 +165,28 @@ def test_every_connection_meets_a_complete_state_at_every_step_forwards_and_back
             assert_complete(kernel, connection)
 
 
+def given_to(kernel: FakeKernel, connection: Connection) -> set[tuple[str, int]]:
+    """The options that a connection made now is given, and the policies whose values they have."""
+    running = kernel.running((connection.cgroup, *ancestors(connection.cgroup)))
+    verdict = judge(kernel.tables, LAYOUT, CGROUPS, connection) if SCOPE in running else {}
+    return {(option, number) for option, number in verdict.items() if option in running}
+
+
+@unhurried
+@given(changes(), met)
+def test_what_a_connection_is_given_before_and_after_it_is_given_at_every_step_between(
+    change: tuple[Target, Target], tried: list[Connection]
+) -> None:
+    before, after = change
+    kernel = host_with(before)
+    steps = plan(kernel.observe(), after, NAMES)
+    end = host_with(after)
+    kept = {connection: given_to(kernel, connection) & given_to(end, connection) for connection in tried}
+    for _ in step_by_step(kernel, [*steps, *undone(steps)]):
+        for connection in tried:
+            assert kept[connection] <= given_to(kernel, connection)
+
+
 @unhurried
 @given(policy_sets(most=4), met)
 def test_a_first_plan_and_its_removal_meet_no_connection_half_done(
@@ -176,6 +199,18 @@ def test_a_first_plan_and_its_removal_meet_no_connection_half_done(
             for connection in tried:
                 assert_complete(kernel, connection)
     assert kernel.observe().is_empty
+
+
+def test_a_service_that_loses_its_own_policy_keeps_that_of_its_slice_at_every_step() -> None:
+    slice_policy = policy("all", "system.slice", tune={"dscp": 8})
+    own = policy("web", "/system.slice/nginx.service", tune={"pacing_rate": "10Mbit"})
+    first = compiled([slice_policy, own])
+    second = compiled([slice_policy], first.numbering)
+    kernel = host_with(target_of(first.desired, LAYOUT))
+    connection = Connection("/system.slice/nginx.service", "server", 443, ip_address("10.2.3.4"), 9)
+    number = first.numbering.numbers["all"].number
+    for _ in step_by_step(kernel, plan(kernel.observe(), target_of(second.desired, LAYOUT), NAMES)):
+        assert ("dscp", number) in given_to(kernel, connection)
 
 
 # -- what interrupted changes, vanished cgroups and other builds leave behind

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pliant.demo.report import change
 from pliant.demo.samples import Summary
 from pliant.lab.plot import COLOURS
 
@@ -76,7 +77,7 @@ def _draw_times(axes: Any, before: Summaries, after: Summaries) -> None:
         less = after[file].p50_ms / before[file].p50_ms - 1
         notable = abs(less) >= NOTABLE
         axes.annotate(
-            f"{less:+.0%}".replace("-", "−"),
+            change(before[file].p50_ms, after[file].p50_ms).replace("-", "−"),
             (index, 0),
             (0, -34),
             textcoords="offset points",
@@ -90,7 +91,14 @@ def _draw_times(axes: Any, before: Summaries, after: Summaries) -> None:
     axes.set_ylim(bottom=0)
     tail = next(iter(before.values())).tail_name
     _tidy(axes, f"Completion time, ms (bar: P50, whisker: {tail})")
-    axes.legend(loc="upper left", frameon=False, borderaxespad=0.2, handlelength=1.2)
+    axes.legend(
+        loc="upper left",
+        facecolor="white",
+        edgecolor="none",
+        framealpha=1,
+        borderaxespad=0.2,
+        handlelength=1.2,
+    )
 
 
 def _draw_rounds(axes: Any, before: Summaries, after: Summaries) -> None:

@@ -146,7 +146,8 @@ def counts_table(comparison: Comparison) -> str:
 
 def change(before: float, after: float) -> str:
     """How much less or more, in percent."""
-    return f"{(after / before - 1) * 100:+.0f}%"
+    percent = round((after / before - 1) * 100)
+    return f"{percent:+d}%" if percent else "0%"
 
 
 def _ms(value: float) -> str:

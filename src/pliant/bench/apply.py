@@ -127,7 +127,7 @@ def thousands(options: Options, lab_host: LabHost, services: Sequence[str]) -> I
                 clear(host)
         yield Sample(f"apply_{count}_s", "s", taken["total_s"])
         yield Sample(f"apply_{count}_rss_mb", "MB", taken["peak_bytes"] / 1e6)
-        for phase in ("start", "read", "plan", "carry_out"):
+        for phase in ("cpu", "start", "read", "plan", "carry_out"):
             yield Sample(f"apply_{count}_{phase}_s", "s", taken[f"{phase}_s"])
         yield Sample(f"apply_1_of_{count}_ms", "ms", taken["change_s"] * 1000)
 

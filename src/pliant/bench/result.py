@@ -55,6 +55,7 @@ class Result:
 
         Raises :class:`PliantError` when one metric comes in two units.
         """
+        where = machine.commit(), machine.kernel(), machine.cpu()  # first: the checkout may change meanwhile
         values: dict[str, list[float]] = {}
         units: dict[str, str] = {}
         for metric, unit, value in samples:
@@ -66,7 +67,6 @@ class Result:
             for metric, found in values.items()
         )
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        where = machine.commit(), machine.kernel(), machine.cpu()
         return cls(bench, *where, runs, tuple(measures), now)
 
     def to_document(self) -> dict[str, Any]:

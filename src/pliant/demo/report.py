@@ -227,7 +227,7 @@ def _machine() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    argv = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    argv = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
     try:
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
     except FileNotFoundError:

@@ -49,9 +49,9 @@ struct {
 
 /* How each judged connection ended. */
 enum scope_outcome {
-	SCOPE_MATCHED,	  /* at least one option was won */
-	SCOPE_HELD_OUT,	  /* policies matched, and every one holds this connection out */
-	SCOPE_NO_RULE,	  /* the service has policies, none for this connection */
+	SCOPE_MATCHED,	/* at least one option was won */
+	SCOPE_HELD_OUT, /* policies matched, and every one holds this connection out */
+	SCOPE_NO_RULE, /* the service has policies, none for this connection; counted where each ancestor judges, too */
 	SCOPE_NO_SERVICE, /* neither the cgroup nor an ancestor has a policy */
 	SCOPE_NO_MEMORY,  /* socket storage could not be had */
 	SCOPE_OUTCOMES,

@@ -21,7 +21,10 @@ FEATURE_OUTCOMES = ("applied", "refused", "unchanged")
 
 @dataclass(frozen=True, slots=True)
 class Arms:
-    """Connections that matched a policy since it was written: treated, and held out for comparison."""
+    """Connections since a policy was written: those it has won an option of, and those it held out of that.
+
+    Connections that policies of higher priority have taken whole count for neither.
+    """
 
     treated: int = 0
     held_out: int = 0

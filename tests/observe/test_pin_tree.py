@@ -45,7 +45,7 @@ def test_without_pins_there_is_nothing(pins: PinTree) -> None:
     assert pins.objects() == []
     assert pins.attached() == []
     assert pins.other_layouts() == []
-    assert pins.build("scope") is None
+    assert pins.builds("scope") == []
 
 
 def test_objects_are_the_directories_beside_the_links(pins: PinTree) -> None:
@@ -57,18 +57,18 @@ def test_objects_are_the_directories_beside_the_links(pins: PinTree) -> None:
 
 def test_an_object_without_a_programs_pin_has_no_build(pins: PinTree) -> None:
     touch(pins.map(Table("dscp", "settings")))
-    assert pins.build("dscp") is None
+    assert pins.builds("dscp") == []
     touch(pins.program("dscp", "b1"))
-    assert pins.build("dscp") == "b1"
+    assert pins.builds("dscp") == ["b1"]
 
 
-def test_of_two_builds_the_one_pinned_last_counts(pins: PinTree) -> None:
+def test_of_two_builds_the_one_pinned_first_comes_first(pins: PinTree) -> None:
     first = touch(pins.program("dscp", "zz")).stat().st_ctime_ns
     second = pins.program("dscp", "aa")
     deadline = time.monotonic() + 10
     while touch(second).stat().st_ctime_ns == first:  # the clock of the file system ticks in milliseconds
         assert time.monotonic() < deadline
-    assert pins.build("dscp") == "aa"
+    assert pins.builds("dscp") == ["zz", "aa"]
 
 
 @pytest.mark.parametrize(

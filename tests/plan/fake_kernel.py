@@ -16,8 +16,10 @@ from pliant.plan.planner import Target
 from pliant.plan.steps import (
     Attach,
     Detach,
+    ForgetProgram,
     LoadObject,
     ReplaceProgram,
+    RestoreProgram,
     RetireLayout,
     Step,
     UnloadObject,
@@ -62,6 +64,7 @@ class FakeKernel:
     tables: dict[Table, dict[bytes, bytes]] = field(default_factory=dict)
     links: dict[Attached, Link] = field(default_factory=dict)
     layouts: list[str] = field(default_factory=list)
+    kept: dict[str, str] = field(default_factory=dict)  # replaced programs that are still pinned
     strict: bool = True
     ids: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
@@ -138,8 +141,21 @@ class FakeKernel:
 
     @act.register
     def _replace(self, step: ReplaceProgram) -> None:
+        self._switch(step, step.previous)
+        self.kept[step.object] = step.previous
+
+    @act.register
+    def _restore(self, step: RestoreProgram) -> None:
+        _require(self.kept.pop(step.object, None) == step.build, f"{step}: nothing to put back")
+        self._switch(step, step.replacement)
+
+    @act.register
+    def _forget(self, step: ForgetProgram) -> None:
+        _require(self.kept.pop(step.object, None) == step.build, f"{step}: nothing to forget")
+
+    def _switch(self, step: ReplaceProgram | RestoreProgram, running: str) -> None:
         loaded = self.objects.get(step.object)
-        _require(loaded is not None and loaded.build == step.previous, f"{step}: another build is there")
+        _require(loaded is not None and loaded.build == running, f"{step}: another build is there")
         assert loaded is not None
         loaded.build, loaded.program = step.build, next(self.ids)
         for attached, link in self.links.items():

@@ -7,7 +7,7 @@ import pytest
 
 from pliant.errors import PliantError
 from pliant.plan.executor import PlanFailed, execute
-from pliant.plan.steps import Attach, Detach, ReplaceProgram, Step
+from pliant.plan.steps import Attach, Detach, ForgetProgram, Step
 
 STEPS = [Attach("", number, f"/{number}", "scope") for number in range(3)]
 
@@ -142,7 +142,7 @@ def test_what_an_interrupt_leaves_is_told_with_it() -> None:
 
 
 def test_a_step_without_an_undo_is_passed_over() -> None:
-    steps = [STEPS[0], ReplaceProgram("", "scope", "b2", "b1"), STEPS[1]]
+    steps = [STEPS[0], ForgetProgram("", "scope", "b1"), STEPS[1]]
     host = Host({f"act {STEPS[1].sentence}": PliantError("no room")})
     with pytest.raises(PlanFailed) as caught:
         execute(steps, host, host)

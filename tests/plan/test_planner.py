@@ -16,6 +16,7 @@ from pliant.plan.planner import Target, plan
 from pliant.plan.steps import (
     Attach,
     Detach,
+    ForgetProgram,
     LoadObject,
     ReplaceProgram,
     RetireLayout,
@@ -319,6 +320,7 @@ def test_whatever_was_found_a_plan_can_be_undone_step_by_step(
     for accident, name in happened:
         accident(kernel, name)
     steps = plan(kernel.observe(), after, NAMES)
+    steps = tuple(s for s in steps if not isinstance(s, ForgetProgram))  # after these nothing is undone
     take(kernel, steps)
     kernel.strict = False  # a feature that was found in front of scope is put back there
     take(kernel, undone(steps))
@@ -383,7 +385,22 @@ def test_another_build_is_replaced_in_place_and_keeps_its_tables_and_links() -> 
         (SCOPE, "b1"),
         ("initial_cwnd", "b1"),
     ]
-    assert all(isinstance(s, ReplaceProgram) for s in steps)
+    forgotten = [step for step in steps if not isinstance(step, ReplaceProgram)]
+    assert forgotten == list(steps[2:])
+    assert [(step.kind, step.object) for step in forgotten if isinstance(step, ForgetProgram)] == [
+        ("forget-program", SCOPE),
+        ("forget-program", "initial_cwnd"),
+    ]
+
+
+def test_replaced_programs_are_put_back_by_undo() -> None:
+    kernel = host_with(target([WEB]))
+    steps = plan(kernel.observe(), target([WEB], "b2"), NAMES)
+    undone = [step for step in steps if isinstance(step, ReplaceProgram)]
+    take(kernel, undone)
+    take(kernel, [step.undo() for step in reversed(undone)])
+    assert kernel.observe().builds == {SCOPE: "b1", "initial_cwnd": "b1"}
+    assert kernel.kept == {}
 
 
 def test_another_layout_is_retired_last() -> None:

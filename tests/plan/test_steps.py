@@ -9,8 +9,10 @@ from pliant.observe.tables import Table
 from pliant.plan.steps import (
     Attach,
     Detach,
+    ForgetProgram,
     LoadObject,
     ReplaceProgram,
+    RestoreProgram,
     RetireLayout,
     Step,
     UnloadObject,
@@ -30,6 +32,12 @@ SETTINGS = Table("dscp", "settings")
             "replace-program",
             "replace the program dscp by this build's",
         ),
+        (
+            RestoreProgram("", "dscp", "b1", "b2"),
+            "restore-program",
+            "put the other build's program dscp back",
+        ),
+        (ForgetProgram("", "dscp", "b1"), "forget-program", "forget the other build's program dscp"),
         (Attach("", 3, "/a", "dscp"), "attach", "attach dscp to /a"),
         (Detach("", 3, "/a", "dscp"), "detach", "detach dscp from /a"),
         (
@@ -82,7 +90,7 @@ def test_undoing_an_undo_takes_the_step_again(step: Step) -> None:
 @pytest.mark.parametrize(
     "step",
     [
-        ReplaceProgram("", "dscp", "b2", "b1"),
+        ForgetProgram("", "dscp", "b1"),
         RetireLayout("", "0123456789ab"),
         UnloadObject("", "dscp", ""),
         Detach("", 3, "cgroup 3 (gone)", "dscp", lost=True),

@@ -16,15 +16,19 @@ from pliant.kernel.links import AttachType, Link, attach_cgroup
 from pliant.kernel.maps import Map, MapType
 from pliant.kernel.objects import LoadedObject, load
 from pliant.kernel.programs import Program
+from pliant.kernel.rcu import wait_for_running_programs
 from pliant.observe.pin_tree import PROGRAM_PREFIX, PinTree
 from pliant.observe.reader import POLICY_CONSTANT_BYTES, read_table
 from pliant.observe.state import Attached
 from pliant.observe.tables import Table
+from pliant.plan.planner import RULES
 from pliant.plan.steps import (
     Attach,
     Detach,
+    ForgetProgram,
     LoadObject,
     ReplaceProgram,
+    RestoreProgram,
     RetireLayout,
     Step,
     UnloadObject,
@@ -48,6 +52,7 @@ class KernelActuator:
         self.layout = layout
         self.cgroup_root = cgroup_root
         self.holdout_key = holdout_key
+        self._told = False  # whether a rule was changed since the last wait for running programs
 
     @singledispatchmethod
     def act(self, step: Step) -> None:
@@ -90,30 +95,43 @@ class KernelActuator:
 
     @act.register
     def _replace(self, step: ReplaceProgram) -> None:
-        tables = [
-            path
-            for path in self.pins.object(step.object).iterdir()
-            if not path.name.startswith(PROGRAM_PREFIX)
-        ]
-        with contextlib.ExitStack() as stack:
-            maps = {path.name: stack.enter_context(Map.pinned(path)) for path in tables}
-            loaded = stack.enter_context(self._loaded(step.object, reuse=maps))
-            program = loaded.programs[step.object]
-            pin = self.pins.program(step.object, step.build)
-            if pin.exists():
-                pin.unlink()
-            program.pin(pin)
+        pin = self.pins.program(step.object, step.build)
+        if not pin.exists():  # replacing it was not interrupted before
+            tables = (path for path in self.pins.object(step.object).iterdir() if not _is_program(path))
+            with contextlib.ExitStack() as stack:
+                maps = {path.name: stack.enter_context(Map.pinned(path)) for path in tables}
+                loaded = stack.enter_context(self._loaded(step.object, reuse=maps))
+                loaded.programs[step.object].pin(pin)
+        self._switch(step.object, step.build)
+
+    @act.register
+    def _restore(self, step: RestoreProgram) -> None:
+        self._switch(step.object, step.build)
+        self.pins.program(step.object, step.replacement).unlink(missing_ok=True)
+
+    def _switch(self, name: str, build: str) -> None:
+        """Have every attachment of an object run the program of one build."""
+        with Program.pinned(self.pins.program(name, build)) as program:
             for attached in self.pins.attached():
-                if attached.program == step.object:
-                    stack.enter_context(Link.pinned(self.pins.link(attached))).update(program)
-        self.pins.program(step.object, step.previous).unlink(missing_ok=True)
+                if attached.program == name:
+                    with Link.pinned(self.pins.link(attached)) as link:
+                        link.update(program)
 
     @read_back.register
-    def _replace_done(self, step: ReplaceProgram) -> None:
+    def _switched(self, step: ReplaceProgram | RestoreProgram) -> None:
         with Program.pinned(self.pins.program(step.object, step.build)) as program:
             for attached in self.pins.attached():
                 if attached.program == step.object:
                     self._check_link(attached, program)
+
+    @act.register
+    def _forget(self, step: ForgetProgram) -> None:
+        self.pins.program(step.object, step.build).unlink(missing_ok=True)
+
+    @read_back.register
+    def _forgotten(self, step: ForgetProgram) -> None:
+        if self.pins.program(step.object, step.build).exists():
+            raise KernelError(f"the replaced program {step.object} is still pinned")
 
     @contextlib.contextmanager
     def _loaded(self, name: str, reuse: dict[str, Map]) -> Iterator[LoadedObject]:
@@ -132,6 +150,12 @@ class KernelActuator:
 
     @act.register
     def _write(self, step: WriteTable) -> None:
+        """Write, then delete; a value goes only when every program that may have been told of it has ended."""
+        if step.table.map in RULES:
+            self._told = True
+        elif step.deletes and self._told:
+            wait_for_running_programs()
+            self._told = False
         with Map.pinned(self.pins.map(step.table)) as held:
             held.put_many(step.puts.items())
             held.delete_many(step.deletes)
@@ -199,10 +223,11 @@ class KernelActuator:
                 )
 
     def _program(self, name: str) -> Program:
-        build = self.pins.build(name)
-        if build is None:
+        """The program to attach: the newest, where one is replacing another."""
+        builds = self.pins.builds(name)
+        if not builds:
             raise PliantError(f"the program {name} is not loaded")
-        return Program.pinned(self.pins.program(name, build))
+        return Program.pinned(self.pins.program(name, builds[-1]))
 
     # -- other builds
 
@@ -242,6 +267,11 @@ def _holds(held: Map, step: WriteTable, key: bytes, value: bytes) -> bool:
 def _remove(directory: Path) -> None:
     """Remove pins, those of programs first: what is left half is then seen to be incomplete."""
     if directory.exists():
-        for program in directory.glob(f"{PROGRAM_PREFIX}*"):
-            program.unlink()
+        for path in directory.iterdir():
+            if _is_program(path):
+                path.unlink()
         shutil.rmtree(directory)
+
+
+def _is_program(path: Path) -> bool:
+    return path.name.startswith(PROGRAM_PREFIX)

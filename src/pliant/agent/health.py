@@ -107,8 +107,16 @@ def _agreement(host: Host) -> Iterator[Finding]:
             )
             return
         drift = host.drift()
+        conflicts = host.compile().conflicts
     except PliantError:
         return
+    for conflict in conflicts:
+        yield Finding(
+            "conflict",
+            Level.DEGRADED,
+            f"{conflict}, on a service that appeared after they were applied; the older one is in force",
+            "give one of them a higher spec.priority, or narrow its spec.match",
+        )
     if drift:
         listed = "; ".join(step.sentence for step in drift[:3])
         yield Finding(

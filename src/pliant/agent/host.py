@@ -24,7 +24,7 @@ from pliant.kernel import cgroups
 from pliant.observe.pin_tree import PinTree
 from pliant.observe.reader import read_state
 from pliant.observe.state import HostState
-from pliant.plan.executor import Progress, execute
+from pliant.plan.executor import PlanFailed, Progress, execute
 from pliant.plan.planner import Target, plan
 from pliant.plan.steps import Step
 from pliant.policy.compile import Compiled, compile_policies
@@ -101,7 +101,7 @@ class Host:
         """What policies compile to on this host now; those in force when none are given."""
         chosen = self.policies() if policies is None else policies
         numbering = self.journal.numbering(self.journal.current())
-        return compile_policies(list(chosen.values()), self.cgroups(), numbering)
+        return compile_policies(list(chosen.values()), self.cgroups(), numbering, strict=False)
 
     def drift(self) -> tuple[Step, ...]:
         """The steps that would make the kernel what the journal says; empty when it is."""
@@ -134,7 +134,7 @@ class Host:
         if not allow_waiting:
             check_services(given.values(), known)
         kept = {} if prune else _parsed({name: p for name, p in before.items() if name not in given})
-        return self._change("apply", reason, before, kept | given, known)
+        return self._change("apply", reason, before, kept | given, known, strict=True)
 
     def change_to_delete(self, names: Sequence[str], *, reason: str = "") -> Change:
         """The change that takes policies away."""
@@ -171,9 +171,11 @@ class Host:
         before: Mapping[str, StoredPolicy],
         after: Policies,
         known: Mapping[str, int],
+        *,
+        strict: bool = False,
     ) -> Change:
         numbering = self.journal.numbering(self.journal.current())
-        compiled = compile_policies(list(after.values()), known, numbering)
+        compiled = compile_policies(list(after.values()), known, numbering, strict=strict)
         stored = _stored(after, compiled.numbering, before)
         steps = self._plan(compiled.desired, known)
         return Change(verb, reason, before, stored, compiled, steps)
@@ -216,8 +218,9 @@ class Host:
         )
         try:
             execute(change.plan, self._actuator(), generation, progress)
-        except BaseException:
-            journal.abandon(generation.number)
+        except BaseException as error:
+            if not (isinstance(error, PlanFailed) and error.left):  # what is left, the next change settles
+                journal.abandon(generation.number)
             raise
         journal.finish(generation.number)
         return Applied(change, generation.number)
@@ -230,7 +233,8 @@ class Host:
         target = self.settled_to(interrupted)
         policies = list(_parsed(self.journal.policies(target)).values())
         known = self.cgroups()
-        compiled = compile_policies(policies, known, self.journal.numbering(target))
+        compiled = compile_policies(policies, known, self.journal.numbering(target), strict=False)
+        self.journal.reserve_numbers(compiled.numbering.next_number)
         steps = self._plan(compiled.desired, known)
         execute(steps, self._actuator(), _Settling(self.journal, interrupted))
         if target == interrupted.number:

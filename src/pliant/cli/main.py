@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import os
 import signal
+import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -106,6 +107,12 @@ def main() -> None:
     except PliantError as error:
         _complain(error)
         sys.exit(error.exit_status)
+    except sqlite3.Error as error:
+        remedy = (
+            "see that the state directory's disk is writable and not full; the next change settles this one"
+        )
+        _complain(PliantError(f"the journal cannot be used: {error}", remedy=remedy))
+        sys.exit(PliantError.exit_status)
     except (click.Abort, KeyboardInterrupt):
         sys.stderr.write("interrupted; nothing is half done\n")
         sys.exit(INTERRUPTED)

@@ -62,11 +62,11 @@ class PinTree:
         """The objects that have a directory."""
         return sorted(path.name for path in _entries(self.directory) if path.name != "links")
 
-    def build(self, name: str) -> str | None:
-        """The build of an object whose program is pinned, the newest pin's if it is being replaced; else None."""
+    def builds(self, name: str) -> list[str]:
+        """The builds of an object whose program is pinned, oldest pin first: two while one replaces the other."""
         pins = [path for path in _entries(self.object(name)) if path.name.startswith(PROGRAM_PREFIX)]
-        newest = max(pins, key=lambda path: path.stat().st_ctime_ns, default=None)
-        return newest.name.removeprefix(PROGRAM_PREFIX) if newest else None
+        pins.sort(key=lambda path: path.stat().st_ctime_ns)
+        return [path.name.removeprefix(PROGRAM_PREFIX) for path in pins]
 
     def attached(self) -> list[Attached]:
         """The attachments whose links are pinned."""

@@ -20,11 +20,11 @@ POLICY_CONSTANT_BYTES = 16  # struct policy up to its counters, which the kernel
 
 def read_state(pins: PinTree, cgroup_exists: Callable[[int], bool]) -> HostState:
     """The state under one layout's pins. Raises :class:`KernelError` when a pin cannot be opened."""
-    builds = {name: build for name in pins.objects() if (build := pins.build(name)) is not None}
+    builds = {name: found[0] for name in pins.objects() if (found := pins.builds(name))}
     partial = frozenset(pins.objects()) - builds.keys()
     tables = {table: read_table(pins, table) for name in builds for table in tables_of(name)}
     attached = frozenset(pins.attached())
-    stale = frozenset(a for a in attached if not _is_sound(pins, a, builds.get(a.program), cgroup_exists))
+    stale = frozenset(a for a in attached if not _is_sound(pins, a, cgroup_exists))
     return HostState(
         builds=builds,
         partial=partial,
@@ -49,17 +49,19 @@ def read_table(pins: PinTree, table: Table) -> dict[bytes, bytes]:
         return {key: value[:POLICY_CONSTANT_BYTES] + padding for key, value in held.items()}
 
 
-def _is_sound(
-    pins: PinTree, attached: Attached, build: str | None, cgroup_exists: Callable[[int], bool]
-) -> bool:
-    """Whether the link is attached where its name says, and runs the object's program."""
-    if build is None or not cgroup_exists(attached.cgroup_id):
+def _is_sound(pins: PinTree, attached: Attached, cgroup_exists: Callable[[int], bool]) -> bool:
+    """Whether the link is attached where its name says, and runs a program of the object's."""
+    if not cgroup_exists(attached.cgroup_id):
         return False
     try:
-        with (
-            Link.pinned(pins.link(attached)) as link,
-            Program.pinned(pins.program(attached.program, build)) as program,
-        ):
-            return link.info().cgroup_id == attached.cgroup_id and link.program_id == program.id
+        programs = {_program_id(pins, attached.program, build) for build in pins.builds(attached.program)}
+        with Link.pinned(pins.link(attached)) as link:
+            return link.info().cgroup_id == attached.cgroup_id and link.program_id in programs
     except KernelError:
         return False
+
+
+def _program_id(pins: PinTree, name: str, build: str) -> int:
+    with Program.pinned(pins.program(name, build)) as program:
+        number: int = program.id
+    return number

@@ -21,9 +21,10 @@ class Attached(NamedTuple):
 class HostState:
     """What was found under one layout's pins.
 
-    ``builds`` maps each loaded object to the digest of the file it was loaded from; ``partial`` names objects whose
-    pins are incomplete (their loading was interrupted); ``stale`` are attachments whose cgroup is gone or whose
-    link runs a program other than the object's; ``other_layouts`` are pin directories of other builds of Pliant.
+    ``builds`` maps each loaded object to the digest of the file it was loaded from, the older one where replacing it
+    was interrupted; ``partial`` names objects whose pins are incomplete (their loading was interrupted); ``stale`` are
+    attachments whose cgroup is gone or whose link runs a program that is not the object's; ``other_layouts`` are pin
+    directories of other builds of Pliant.
     """
 
     builds: Mapping[str, str] = field(default_factory=dict)

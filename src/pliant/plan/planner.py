@@ -11,6 +11,7 @@ from pliant.observe.tables import Table, Tables
 from pliant.plan.steps import (
     Attach,
     Detach,
+    ForgetProgram,
     LoadObject,
     ReplaceProgram,
     RetireLayout,
@@ -57,6 +58,7 @@ def plan(found: HostState, target: Target, cgroups: Mapping[int, str] | None = N
         *_detaches(surplus, names, "no policy asks for it there any more"),
         *_deletes(found, target, VALUES),
         *_unloads(found, target),
+        *(ForgetProgram("its replacement is in place", *replaced) for replaced in _replaced(found, target)),
         *(RetireLayout("this build has taken over", layout) for layout in found.other_layouts),
     )
 
@@ -108,17 +110,21 @@ def _cleared(found: HostState) -> Iterator[Step]:
 
 def _loads(found: HostState, target: Target) -> Iterator[Step]:
     for name in sorted(target.builds, key=lambda name: (name != SCOPE, name)):
-        build = target.builds[name]
-        held = found.builds.get(name)
-        if held is None:
+        if name not in found.builds:
             why = (
                 "it decides which policies a connection matches"
                 if name == SCOPE
                 else "a policy sets this option"
             )
-            yield LoadObject(why, name, build)
-        elif held != build:
-            yield ReplaceProgram("it was loaded by another build of Pliant", name, build, held)
+            yield LoadObject(why, name, target.builds[name])
+    for name, held in _replaced(found, target):
+        yield ReplaceProgram("it was loaded by another build of Pliant", name, target.builds[name], held)
+
+
+def _replaced(found: HostState, target: Target) -> list[tuple[str, str]]:
+    """The objects loaded from another file than they should be, and the build of that file."""
+    both = sorted(target.builds.keys() & found.builds.keys(), key=lambda name: (name != SCOPE, name))
+    return [(name, found.builds[name]) for name in both if found.builds[name] != target.builds[name]]
 
 
 def _writes(found: HostState, target: Target, maps: Sequence[str]) -> Iterator[Step]:

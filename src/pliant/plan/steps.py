@@ -71,7 +71,10 @@ class UnloadObject(Step):
 
 @dataclass(frozen=True, slots=True)
 class ReplaceProgram(Step):
-    """Replace a program by that of another build, in place: no connection sees a gap."""
+    """Replace a program by that of another build, in place: no connection sees a gap.
+
+    The previous program stays pinned, for undo has to put it back; :class:`ForgetProgram` removes it.
+    """
 
     object: str
     build: str
@@ -82,9 +85,44 @@ class ReplaceProgram(Step):
         """See :class:`Step`."""
         return f"replace the program {self.object} by this build's"
 
-    def undo(self) -> Step | None:
-        """None: the other build's program is kept until its replacement is in place everywhere."""
-        return None
+    def undo(self) -> Step:
+        """Put the previous program back."""
+        return RestoreProgram(_taking_back(self), self.object, self.previous, self.build)
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreProgram(Step):
+    """Put a program that is still pinned back in the place of ``replacement``, and remove that."""
+
+    object: str
+    build: str
+    replacement: str
+
+    @property
+    def sentence(self) -> str:
+        """See :class:`Step`."""
+        return f"put the other build's program {self.object} back"
+
+    def undo(self) -> Step:
+        """Replace it again."""
+        return ReplaceProgram(_taking_back(self), self.object, self.replacement, self.build)
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetProgram(Step):
+    """Remove the pin of a program that has been replaced. Comes after everything that might have to be undone."""
+
+    object: str
+    build: str
+
+    @property
+    def sentence(self) -> str:
+        """See :class:`Step`."""
+        return f"forget the other build's program {self.object}"
+
+    def undo(self) -> None:
+        """None: nothing refers to it any more."""
+        return
 
 
 @dataclass(frozen=True, slots=True)

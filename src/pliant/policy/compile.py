@@ -37,12 +37,13 @@ class Compiled:
     """The result of a compilation.
 
     ``unmatched`` names the policies whose service no cgroup of this host has at present: they are kept, and
-    nothing is done for them.
+    nothing is done for them. ``conflicts`` is empty after a strict compilation.
     """
 
     desired: DesiredState
     numbering: Numbering
     unmatched: tuple[str, ...]
+    conflicts: tuple[Conflict, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +58,19 @@ class _Intent:
 
 
 def compile_policies(
-    policies: Sequence[Policy], cgroups: Mapping[str, int], numbering: Numbering | None = None
+    policies: Sequence[Policy],
+    cgroups: Mapping[str, int],
+    numbering: Numbering | None = None,
+    *,
+    strict: bool = True,
 ) -> Compiled:
     """Compile policies for a host.
 
     ``cgroups`` maps each cgroup's path from the root of the hierarchy to its id; ``numbering`` is that of the
-    policies in force before. Raises :class:`PolicyConflict` with every conflicting pair (up to twenty), and
-    :class:`PliantError` when more than eight policies match one connection.
+    policies in force before. A strict compilation raises :class:`PolicyConflict` with every conflicting pair (up to
+    twenty), and :class:`PliantError` when more than eight policies match one connection. One that is not is for
+    policies accepted earlier: a service that has appeared since may have made two of them meet. It reports the
+    conflicts, in which the policy with the lower number wins, and leaves out of a rule what is beyond eight.
     """
     numbers = (numbering or Numbering()).extend(policies)
     intents = [_intent(policy, numbers.numbers[policy.name].number) for policy in policies]
@@ -78,22 +85,26 @@ def compile_policies(
     }
     seen_patterns = {pattern for found in matched.values() for pattern in found}
     waiting = [members for pattern, members in by_pattern.items() if pattern not in seen_patterns]
-    _refuse_conflicts([*by_class.values(), *waiting])
+    conflicts = _conflicts([*by_class.values(), *waiting])
+    if strict and conflicts:
+        raise PolicyConflict(conflicts)
 
     rules: dict[RuleKey, tuple[int, ...]] = {}
     shapes: dict[int, int] = defaultdict(int)
     for service_class, members in by_class.items():
-        for key, numbers_matched in _rules(service_class.number, members):
-            rules[key] = numbers_matched
+        for key, versions in _rules(service_class.number, members):
+            if strict:
+                _refuse_crowd(versions)
+            rules[key] = tuple(version.number for version in versions[:MAX_RULE_POLICIES])
             shapes[key.service_class] |= 1 << key.shape
     desired = DesiredState(
         versions={i.version.number: i.version for i in intents if i.pattern in seen_patterns},
         rules=rules,
-        services={cgroups[path]: Service(c.number, shapes[c.number]) for path, c in classes.items()},
+        services=dict(_services(cgroups, classes, shapes)),
         attachments=frozenset(_attachments(cgroups, classes, by_class)),
     )
     unmatched = tuple(i.version.name for i in intents if i.pattern not in seen_patterns)
-    return Compiled(desired, numbers, unmatched)
+    return Compiled(desired, numbers, unmatched, conflicts)
 
 
 def _intent(policy: Policy, number: int) -> _Intent:
@@ -114,13 +125,12 @@ def mapped_prefix(prefix: IPv4Network | IPv6Network) -> Prefix:
     return int(prefix.network_address), prefix.prefixlen
 
 
-def _refuse_conflicts(groups: Iterable[Sequence[_Intent]]) -> None:
+def _conflicts(groups: Iterable[Sequence[_Intent]]) -> tuple[Conflict, ...]:
     found: dict[Conflict, None] = {}
     for members in groups:
         for role in Role:
             found.update(dict.fromkeys(find_conflicts(_claims(members, role))))
-    if found:
-        raise PolicyConflict(sorted(found)[:20])
+    return tuple(sorted(found)[:20])
 
 
 def _claims(members: Iterable[_Intent], role: Role) -> Iterator[Claim]:
@@ -133,7 +143,7 @@ def _claims(members: Iterable[_Intent], role: Role) -> Iterator[Claim]:
             yield Claim(peer, bits, local_port, remote_port, version.name, version.priority, options)
 
 
-def _rules(service_class: int, members: Iterable[_Intent]) -> Iterator[tuple[RuleKey, tuple[int, ...]]]:
+def _rules(service_class: int, members: Iterable[_Intent]) -> Iterator[tuple[RuleKey, list[PolicyVersion]]]:
     """The rules of one class: each prefix names its own policies and those of every prefix around it."""
     grouped: dict[tuple[Role, int, int], dict[Prefix, list[PolicyVersion]]] = {}
     for intent in members:
@@ -143,8 +153,7 @@ def _rules(service_class: int, members: Iterable[_Intent]) -> Iterator[tuple[Rul
                 prefixes.setdefault(prefix, []).append(intent.version)
     for (role, local_port, remote_port), prefixes in grouped.items():
         for (peer, bits), versions in _merged(prefixes):
-            key = RuleKey(service_class, role, local_port, remote_port, peer, bits)
-            yield key, _policy_list(versions)
+            yield RuleKey(service_class, role, local_port, remote_port, peer, bits), versions
 
 
 def _merged(prefixes: Mapping[Prefix, list[PolicyVersion]]) -> Iterator[tuple[Prefix, list[PolicyVersion]]]:
@@ -173,14 +182,23 @@ def _effective(versions: list[PolicyVersion]) -> list[PolicyVersion]:
     return kept
 
 
-def _policy_list(versions: Sequence[PolicyVersion]) -> tuple[int, ...]:
+def _refuse_crowd(versions: Sequence[PolicyVersion]) -> None:
     if len(versions) > MAX_RULE_POLICIES:
         names = ", ".join(f"'{version.name}'" for version in versions)
         raise PliantError(
             f"{len(versions)} policies match the same connections: {names}; at most {MAX_RULE_POLICIES} can",
             remedy="merge some of them, or narrow their spec.match",
         )
-    return tuple(version.number for version in versions)
+
+
+def _services(
+    cgroups: Mapping[str, int], classes: Mapping[str, ServiceClass], shapes: Mapping[int, int]
+) -> Iterator[tuple[int, Service]]:
+    """The entries of the cgroups whose class is another than that of the cgroups above: scope looks upwards."""
+    for path, service_class in classes.items():
+        above = next((classes[a] for a in ancestors(path) if a in classes), None)
+        if service_class != above:
+            yield cgroups[path], Service(service_class.number, shapes[service_class.number])
 
 
 def _attachments(

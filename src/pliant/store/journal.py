@@ -59,17 +59,20 @@ class Journal:
         if read_only:
             return self._open_to_read()
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        db = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+        db = self._connect()
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
         if not db.execute("SELECT 1 FROM sqlite_master").fetchone():
             self._create(db)
         return db
 
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+
     def _open_to_read(self) -> sqlite3.Connection:
         """The file, or an empty journal in memory where there is none, or one that is only being made."""
         if self.path.exists():
-            db = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+            db = self._connect()
             db.execute("PRAGMA query_only = ON")
             if db.execute("SELECT 1 FROM sqlite_master").fetchone():
                 return db
@@ -195,8 +198,15 @@ class Journal:
                 "INSERT INTO policies (name, since, until, number, digest, document) VALUES (?, ?, NULL, ?, ?, ?)",
                 [(p.name, number, p.number, p.digest, p.document) for p in _changed(policies, before)],
             )
-            db.execute("UPDATE meta SET value = ? WHERE key = 'next_number'", (str(next_number),))
+            self.reserve_numbers(next_number)
         return GenerationJournal(self, number)
+
+    def reserve_numbers(self, next_number: int) -> None:
+        """Never again give out a policy number below this one."""
+        self._db.execute(
+            "UPDATE meta SET value = ?1 WHERE key = 'next_number' AND CAST(value AS INTEGER) < ?1",
+            (next_number,),
+        )
 
     def finish(self, number: int) -> None:
         """The generation is in force; synced to disk before this returns."""

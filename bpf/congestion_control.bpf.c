@@ -15,15 +15,11 @@ struct setting {
 
 FEATURE_SETTINGS;
 
-SEC("sockops") int congestion_control(struct bpf_sock_ops *ctx)
+static __always_inline void apply(struct bpf_sock_ops *ctx, const struct setting *setting)
 {
-	struct setting *setting;
-
-	if (!is_judged(ctx))
-		return 1;
-	setting = setting_of(ctx);
-	if (!setting)
-		return 1;
-	count_result(bpf_setsockopt(ctx, SOL_TCP, TCP_CONGESTION, setting->name, sizeof(setting->name)));
-	return 1;
+	if (!setting || !is_judged(ctx))
+		return;
+	count_result(bpf_setsockopt(ctx, SOL_TCP, TCP_CONGESTION, (void *)setting->name, sizeof(setting->name)));
 }
+
+FEATURE(congestion_control)

@@ -18,20 +18,17 @@ static __always_inline bool is_v4_mapped(struct bpf_sock_ops *ctx)
 	return !ctx->remote_ip6[0] && !ctx->remote_ip6[1] && ctx->remote_ip6[2] == bpf_htonl(0xffff);
 }
 
-SEC("sockops") int dscp(struct bpf_sock_ops *ctx)
+static __always_inline void apply(struct bpf_sock_ops *ctx, const struct setting *setting)
 {
-	struct setting *setting;
 	int traffic_class;
 
-	if (!is_judged(ctx))
-		return 1;
-	setting = setting_of(ctx);
-	if (!setting)
-		return 1;
+	if (!setting || !is_judged(ctx))
+		return;
 	traffic_class = setting->code_point << 2;
 	if (ctx->family == AF_INET || is_v4_mapped(ctx))
 		count_result(bpf_setsockopt(ctx, SOL_IP, IP_TOS, &traffic_class, sizeof(traffic_class)));
 	else
 		count_result(bpf_setsockopt(ctx, SOL_IPV6, IPV6_TCLASS, &traffic_class, sizeof(traffic_class)));
-	return 1;
 }
+
+FEATURE(dscp)

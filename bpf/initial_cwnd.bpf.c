@@ -20,53 +20,44 @@ struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, int);
-	__type(value, struct setting);
+	__type(value, __u32); /* segments */
 } connecting SEC(".maps");
 
-static __always_inline void apply(struct bpf_sock_ops *ctx, const struct setting *setting)
+static __always_inline void set(struct bpf_sock_ops *ctx, int segments)
 {
-	int segments = setting->segments;
-
 	count_result(bpf_setsockopt(ctx, SOL_TCP, TCP_BPF_IW, &segments, sizeof(segments)));
 }
 
-/* Keep what a connecting socket was given, or that it was given nothing: it may be connecting for a second time. */
-static __always_inline void keep(struct bpf_sock *sk, const struct setting *setting)
+static __always_inline void keep(struct bpf_sock *sk, __u32 segments)
 {
-	struct setting *kept;
+	__u32 *kept = bpf_sk_storage_get(&connecting, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 
-	if (!setting) {
-		bpf_sk_storage_delete(&connecting, sk);
-		return;
-	}
-	kept = bpf_sk_storage_get(&connecting, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (kept)
-		*kept = *setting;
+		*kept = segments;
 }
 
-SEC("sockops") int initial_cwnd(struct bpf_sock_ops *ctx)
+static __always_inline void set_kept(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
+{
+	__u32 *kept = bpf_sk_storage_get(&connecting, sk, 0, 0);
+
+	if (!kept)
+		return;
+	set(ctx, *kept);
+	bpf_sk_storage_delete(&connecting, sk);
+}
+
+static __always_inline void apply(struct bpf_sock_ops *ctx, const struct setting *setting)
 {
 	struct bpf_sock *sk = ctx->sk;
-	struct setting *setting;
 
 	if (!sk)
-		return 1;
-	switch (ctx->op) {
-	case BPF_SOCK_OPS_TCP_CONNECT_CB:
-		keep(sk, setting_of(ctx));
-		break;
-	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
-		setting = bpf_sk_storage_get(&connecting, sk, 0, 0);
-		if (!setting)
-			break;
-		apply(ctx, setting);
-		bpf_sk_storage_delete(&connecting, sk);
-		break;
-	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
-		setting = setting_of(ctx);
-		if (setting)
-			apply(ctx, setting);
-		break;
-	}
-	return 1;
+		return;
+	if (ctx->op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB)
+		set_kept(ctx, sk);
+	else if (setting && ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
+		keep(sk, setting->segments);
+	else if (setting)
+		set(ctx, setting->segments);
 }
+
+FEATURE(initial_cwnd)

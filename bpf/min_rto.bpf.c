@@ -12,17 +12,14 @@ struct setting {
 
 FEATURE_SETTINGS;
 
-SEC("sockops") int min_rto(struct bpf_sock_ops *ctx)
+static __always_inline void apply(struct bpf_sock_ops *ctx, const struct setting *setting)
 {
-	struct setting *setting;
 	int microseconds;
 
-	if (!is_judged(ctx))
-		return 1;
-	setting = setting_of(ctx);
-	if (!setting)
-		return 1;
+	if (!setting || !is_judged(ctx))
+		return;
 	microseconds = setting->microseconds;
 	count_result(bpf_setsockopt(ctx, SOL_TCP, TCP_BPF_RTO_MIN, &microseconds, sizeof(microseconds)));
-	return 1;
 }
+
+FEATURE(min_rto)

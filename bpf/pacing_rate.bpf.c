@@ -12,17 +12,14 @@ struct setting {
 
 FEATURE_SETTINGS;
 
-SEC("sockops") int pacing_rate(struct bpf_sock_ops *ctx)
+static __always_inline void apply(struct bpf_sock_ops *ctx, const struct setting *setting)
 {
-	struct setting *setting;
 	__u32 rate;
 
-	if (!is_judged(ctx))
-		return 1;
-	setting = setting_of(ctx);
-	if (!setting)
-		return 1;
+	if (!setting || !is_judged(ctx))
+		return;
 	rate = setting->bytes_per_second;
 	count_result(bpf_setsockopt(ctx, SOL_SOCKET, SO_MAX_PACING_RATE, &rate, sizeof(rate)));
-	return 1;
 }
+
+FEATURE(pacing_rate)

@@ -35,23 +35,19 @@ static __always_inline bool has_smaller_buffer(struct bpf_sock *sk, __u32 bytes)
 	return sock && BPF_CORE_READ_BITFIELD(sock, sk_userlocks) & SOCK_RCVBUF_LOCK && sock->sk_rcvbuf <= (int)bytes;
 }
 
-SEC("sockops") int receive_window_max(struct bpf_sock_ops *ctx)
+static __always_inline void apply(struct bpf_sock_ops *ctx, const struct setting *setting)
 {
-	struct setting *setting;
-	struct bpf_sock *sk;
+	struct bpf_sock *sk = ctx->sk;
 	__u32 half;
 
-	if (!is_judged(ctx))
-		return 1;
-	setting = setting_of(ctx);
-	if (!setting)
-		return 1;
-	sk = ctx->sk;
+	if (!setting || !is_judged(ctx))
+		return;
 	if (sk && has_smaller_buffer(sk, setting->bytes)) {
 		count_outcome(FEATURE_UNCHANGED);
-		return 1;
+		return;
 	}
 	half = setting->bytes / 2; /* the kernel doubles what it is given, see socket(7) */
 	count_result(bpf_setsockopt(ctx, SOL_SOCKET, SO_RCVBUF, &half, sizeof(half)));
-	return 1;
 }
+
+FEATURE(receive_window_max)

@@ -6,9 +6,9 @@
  * and both ports are known then. The socket's cgroup, or its nearest ancestor with a policy, gives the service class.
  * Each port shape in use by that class costs one lookup in a trie, whose longest match names the matching policies
  * (user space has already merged those of shorter prefixes into it). Each option goes to the matching policy with the
- * highest priority that sets it. The result is kept with the socket, where the feature programs read it.
+ * highest priority that sets it. Then the features of the options won run, one calling the next.
  *
- * A connection that no policy matches gets no storage, and whatever cannot be decided is left to the kernel.
+ * Whatever cannot be decided is left to the kernel.
  */
 #include <pliant/kernel.h>
 #include <pliant/scope.h>
@@ -66,7 +66,7 @@ struct {
 
 static __always_inline void count(__u32 outcome)
 {
-	__u64 *counter = outcome < SCOPE_OUTCOMES ? bpf_map_lookup_elem(&scope_outcomes, &outcome) : 0;
+	__u64 *counter = bpf_map_lookup_elem(&scope_outcomes, &outcome);
 
 	if (counter)
 		(*counter)++;
@@ -127,9 +127,10 @@ static __always_inline __u64 mix(__u64 hash)
 
 static __always_inline __u64 hash_connection(const __u8 peer[16], __u32 local_port, __u32 remote_port)
 {
-	const __u64 *half = (const __u64 *)peer;
+	const __u32 *word = (const __u32 *)peer; /* a key is aligned to no more */
+	__u64 network = (__u64)word[0] << 32 | word[1], host = (__u64)word[2] << 32 | word[3];
 
-	return mix(mix(half[0] ^ holdout_key) ^ half[1] ^ ((__u64)local_port << 16 | remote_port));
+	return mix(mix(network ^ holdout_key) ^ host ^ ((__u64)local_port << 16 | remote_port));
 }
 
 /* Arms of different policies are independent, for the number salts the hash. */
@@ -143,7 +144,7 @@ static __always_inline bool is_free(const struct verdict *verdict, __u32 option,
 {
 	struct policy *holder = 0;
 
-	if (verdict->policy[option])
+	if (verdict->won >> option & 1)
 		holder = bpf_map_lookup_elem(&policies, &verdict->policy[option]);
 	return !holder || holder->priority < policy->priority;
 }
@@ -161,8 +162,10 @@ __noinline int weigh(struct verdict *verdict, __u32 number, __u64 connection)
 	for (__u32 option = 0; option < MAX_OPTIONS; option++) {
 		if (!(policy->options >> option))
 			break;
-		if ((policy->options >> option & 1) && is_free(verdict, option, policy))
-			verdict->policy[option] = number;
+		if (!(policy->options >> option & 1) || !is_free(verdict, option, policy))
+			continue;
+		verdict->policy[option] = number;
+		verdict->won |= 1U << option;
 	}
 	return 1;
 }
@@ -181,11 +184,13 @@ __noinline int count_arm(struct verdict *verdict, __u32 number, __u64 connection
 		return 0;
 	held_out = is_held_out(policy, number, connection);
 	for (__u32 option = 0; option < MAX_OPTIONS; option++) {
+		bool is_won = verdict->won >> option & 1 && verdict->policy[option] == number;
+
 		if (!(policy->options >> option))
 			break;
 		if (!(policy->options >> option & 1))
 			continue;
-		if (held_out ? !is_free(verdict, option, policy) : verdict->policy[option] != number)
+		if (held_out ? !is_free(verdict, option, policy) : !is_won)
 			continue;
 		__sync_fetch_and_add(held_out ? &policy->held_out : &policy->treated, 1);
 		break;
@@ -214,29 +219,20 @@ __noinline int count_arms(struct verdict *verdict, const struct rule *rule, __u6
 	return 0;
 }
 
-/* SCOPE_OUTCOMES for a connection that has been judged before. */
-static __always_inline enum scope_outcome judge(struct bpf_sock_ops *ctx, struct bpf_sock *sk, __u8 role)
+static __always_inline enum scope_outcome judge(struct bpf_sock_ops *ctx, struct bpf_sock *sk, __u8 role,
+						struct verdict *verdict)
 {
 	struct rule_key key = {.prefix_bits = RULE_EXACT_BITS + 128, .role = role};
 	__u16 local_port = ctx->local_port, remote_port = bpf_ntohl(ctx->remote_port);
-	struct service *service;
-	struct verdict *verdict;
+	struct service *service = service_of(sk);
 	struct rule *matched[SHAPES] = {};
+	bool is_matched = false, treated = false;
 	__u64 connection;
-	bool treated = false;
 
-	read_peer(ctx, key.peer);
-	connection = hash_connection(key.peer, local_port, remote_port);
-	verdict = bpf_sk_storage_get(&verdicts, sk, 0, 0);
-	if (verdict && verdict->connection == connection)
-		return SCOPE_OUTCOMES; /* attached at an ancestor too, this program has judged it already */
-	if (verdict) {
-		bpf_sk_storage_delete(&verdicts, sk); /* a socket that connects again, after a failure */
-		verdict = 0;
-	}
-	service = service_of(sk);
 	if (!service)
 		return SCOPE_NO_SERVICE;
+	read_peer(ctx, key.peer);
+	connection = hash_connection(key.peer, local_port, remote_port);
 	key.class[0] = service->class;
 	key.class[1] = service->class >> 32;
 
@@ -249,14 +245,10 @@ static __always_inline enum scope_outcome judge(struct bpf_sock_ops *ctx, struct
 		matched[shape] = bpf_map_lookup_elem(&rules, &key);
 		if (!matched[shape])
 			continue;
-		if (!verdict)
-			verdict = bpf_sk_storage_get(&verdicts, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-		if (!verdict)
-			return SCOPE_NO_MEMORY;
-		verdict->connection = connection;
+		is_matched = true;
 		treated |= weigh_all(verdict, matched[shape], connection);
 	}
-	if (!verdict)
+	if (!is_matched)
 		return SCOPE_NO_RULE;
 #pragma unroll
 	for (__u32 shape = 0; shape < SHAPES; shape++)
@@ -265,24 +257,64 @@ static __always_inline enum scope_outcome judge(struct bpf_sock_ops *ctx, struct
 	return treated ? SCOPE_MATCHED : SCOPE_HELD_OUT;
 }
 
+/* Keep a connecting socket's verdict until it is established. It may be connecting again, after a failure. */
+static __always_inline void keep(struct bpf_sock *sk, const struct verdict *verdict)
+{
+	struct verdict *kept;
+
+	kept = bpf_sk_storage_get(&verdicts, sk, 0, verdict->won ? BPF_SK_STORAGE_GET_F_CREATE : 0);
+	if (kept)
+		*kept = *verdict;
+	else if (verdict->won)
+		count(SCOPE_NO_MEMORY);
+}
+
+static __always_inline void on_connect(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
+{
+	struct verdict verdict = {};
+
+	count(judge(ctx, sk, ROLE_CLIENT, &verdict));
+	keep(sk, &verdict);
+	run_features(ctx, verdict.won, 0);
+}
+
+static __always_inline void on_connected(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
+{
+	struct verdict *verdict = bpf_sk_storage_get(&verdicts, sk, 0, 0);
+
+	if (verdict)
+		run_features(ctx, verdict->won, 0);
+}
+
+static __always_inline void on_accepted(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
+{
+	struct verdict *verdict = accepted_verdict();
+
+	if (!verdict)
+		return;
+	verdict->socket = (__u64)sk;
+	verdict->won = 0;
+	count(judge(ctx, sk, ROLE_SERVER, verdict));
+	run_features(ctx, verdict->won, 0);
+}
+
 SEC("sockops") int scope(struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *sk;
-	__u8 role;
 
-	switch (ctx->op) {
-	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
-		role = ROLE_SERVER;
-		break;
-	case BPF_SOCK_OPS_TCP_CONNECT_CB:
-		role = ROLE_CLIENT;
-		break;
-	default:
+	/* Most calls are about something else: they end here. */
+	if (ctx->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB && ctx->op != BPF_SOCK_OPS_TCP_CONNECT_CB &&
+	    ctx->op != BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB)
 		return 1;
-	}
 	sk = ctx->sk;
-	if (sk)
-		count(judge(ctx, sk, role));
+	if (!sk)
+		return 1;
+	if (ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
+		on_accepted(ctx, sk);
+	else if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
+		on_connect(ctx, sk);
+	else
+		on_connected(ctx, sk);
 	return 1;
 }
 

@@ -1,25 +1,25 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * What every tuning feature is made of. A feature's source declares its setting and one program:
+ * What every tuning feature is made of. A feature's source declares its setting, says what to do with it, and names
+ * itself:
  *
  *	struct setting {
  *		__u32 segments;
  *	};
  *	FEATURE_SETTINGS;
  *
- *	SEC("sockops")
- *	int initial_cwnd(struct bpf_sock_ops *ctx)
+ *	static __always_inline void apply(struct bpf_sock_ops *ctx, const struct setting *setting)
  *	{
- *		struct setting *setting;
- *
- *		if (!is_established(ctx))
- *			return 1;
- *		setting = setting_of(ctx);
- *		...
+ *		if (setting && is_established(ctx))
+ *			...
  *	}
  *
- * Programs return 1 always and never touch ctx->reply: other programs on the same hook see what they would see
- * without us.
+ *	FEATURE(initial_cwnd)
+ *
+ * The program is called for connections on which some policy has won its option, when the connection is judged and,
+ * for a connecting socket, once more when it is established; after apply() it calls the next feature. The setting is
+ * NULL when the policy has been replaced in between. Programs return 1 always and never touch ctx->reply: other
+ *programs on the same hook see what they would see without us.
  */
 #ifndef PLIANT_FEATURE_H
 #define PLIANT_FEATURE_H
@@ -104,24 +104,34 @@ static __always_inline bool is_judged(const struct bpf_sock_ops *ctx)
 	return ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB || ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB;
 }
 
-/* The number of the policy that won this feature's option for the connection, or NULL. */
-static __always_inline __u32 *winning_policy(struct bpf_sock_ops *ctx)
+/* The connection's verdict, or NULL. */
+static __always_inline struct verdict *verdict_of(struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct verdict *verdict;
 
-	if (!sk || option_slot >= MAX_OPTIONS)
+	if (!sk)
 		return 0;
-	verdict = bpf_sk_storage_get(&verdicts, sk, 0, 0);
-	return verdict && verdict->policy[option_slot] ? &verdict->policy[option_slot] : 0;
+	if (ctx->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
+		return bpf_sk_storage_get(&verdicts, sk, 0, 0);
+	verdict = accepted_verdict();
+	return verdict && verdict->socket == (__u64)sk ? verdict : 0;
 }
 
-/* The setting in force for the connection, or NULL. A macro, for the map is declared by the feature. */
-#define setting_of(ctx)                                                                  \
-	({                                                                               \
-		__u32 *winner_ = winning_policy(ctx);                                    \
-		winner_ ? (struct setting *)bpf_map_lookup_elem(&settings, winner_) : 0; \
-	})
+/* The program of a feature. A macro, for settings and apply() are declared by the feature. */
+#define FEATURE(name)                                                                    \
+	SEC("sockops") int name(struct bpf_sock_ops *ctx)                                \
+	{                                                                                \
+		struct verdict *verdict = verdict_of(ctx);                               \
+		struct setting *setting;                                                 \
+                                                                                         \
+		if (!verdict || option_slot >= MAX_OPTIONS)                              \
+			return 1;                                                        \
+		setting = bpf_map_lookup_elem(&settings, &verdict->policy[option_slot]); \
+		apply(ctx, setting);                                                     \
+		run_features(ctx, verdict->won, option_slot + 1);                        \
+		return 1;                                                                \
+	}
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import sys
 from collections.abc import Iterator
 from functools import singledispatchmethod
 from pathlib import Path
@@ -18,8 +19,7 @@ from pliant.kernel.objects import LoadedObject, load
 from pliant.kernel.programs import Program
 from pliant.kernel.rcu import wait_for_running_programs
 from pliant.observe.pin_tree import PROGRAM_PREFIX, PinTree
-from pliant.observe.reader import POLICY_CONSTANT_BYTES, read_table
-from pliant.observe.state import Attached
+from pliant.observe.reader import FEATURES, POLICY_CONSTANT_BYTES, read_table
 from pliant.observe.tables import Table
 from pliant.plan.planner import RULES
 from pliant.plan.steps import (
@@ -37,7 +37,7 @@ from pliant.plan.steps import (
 from pliant.policy.desired import SCOPE
 
 READ_WHOLE_TABLE_FROM = 256  # entries; below this each is read by itself
-VERDICTS = Table(SCOPE, "verdicts")
+SHARED_MAPS = ("accepted", "features", "verdicts")  # scope's, used by every feature
 
 
 class KernelActuator:
@@ -75,17 +75,29 @@ class KernelActuator:
             directory = self.pins.object(step.object)
             directory.mkdir(parents=True, exist_ok=True)
             for name, held in loaded.maps.items():
-                if not name.startswith(".") and not (step.object != SCOPE and name == VERDICTS.map):
+                if not name.startswith(".") and (step.object == SCOPE or name not in SHARED_MAPS):
                     held.pin(directory / name)
-            loaded.programs[step.object].pin(self.pins.program(step.object, step.build))
+            program = loaded.programs[step.object]
+            if step.object != SCOPE:
+                self._call(step.object, program)
+            program.pin(self.pins.program(step.object, step.build))
 
     @read_back.register
     def _load_done(self, step: LoadObject) -> None:
-        Program.pinned(self.pins.program(step.object, step.build)).close()
+        with Program.pinned(self.pins.program(step.object, step.build)) as program:
+            if step.object != SCOPE:
+                self._check_called(step.object, program)
 
     @act.register
     def _unload(self, step: UnloadObject) -> None:
-        _remove(self.pins.object(step.object))
+        """The pin of the program goes first: what is left half is then seen to be incomplete."""
+        directory = self.pins.object(step.object)
+        for build in self.pins.builds(step.object):
+            self.pins.program(step.object, build).unlink()
+        if step.object != SCOPE and self.pins.map(FEATURES).exists():
+            with Map.pinned(self.pins.map(FEATURES)) as features:
+                features.delete(_slot(self.layout.slots[step.object]))
+        _remove(directory)
         self._remove_if_empty()
 
     @read_back.register
@@ -110,19 +122,33 @@ class KernelActuator:
         self.pins.program(step.object, step.replacement).unlink(missing_ok=True)
 
     def _switch(self, name: str, build: str) -> None:
-        """Have every attachment of an object run the program of one build."""
+        """Have every call go to the program of one build."""
         with Program.pinned(self.pins.program(name, build)) as program:
-            for attached in self.pins.attached():
-                if attached.program == name:
-                    with Link.pinned(self.pins.link(attached)) as link:
-                        link.update(program)
+            if name != SCOPE:
+                self._call(name, program)
+                return
+            for cgroup_id in self.pins.attached():
+                with Link.pinned(self.pins.link(cgroup_id)) as link:
+                    link.update(program)
 
     @read_back.register
     def _switched(self, step: ReplaceProgram | RestoreProgram) -> None:
         with Program.pinned(self.pins.program(step.object, step.build)) as program:
-            for attached in self.pins.attached():
-                if attached.program == step.object:
-                    self._check_link(attached, program)
+            if step.object != SCOPE:
+                self._check_called(step.object, program)
+                return
+            for cgroup_id in self.pins.attached():
+                self._check_link(cgroup_id, program)
+
+    def _call(self, name: str, program: Program) -> None:
+        """Have scope call a feature's program from now on."""
+        with Map.pinned(self.pins.map(FEATURES)) as features:
+            features.put(_slot(self.layout.slots[name]), program.fileno().to_bytes(4, sys.byteorder))
+
+    def _check_called(self, name: str, program: Program) -> None:
+        with Map.pinned(self.pins.map(FEATURES)) as features:
+            if features.get(_slot(self.layout.slots[name])) != program.id.to_bytes(4, sys.byteorder):
+                raise KernelError(f"scope does not call the program {name}")
 
     @act.register
     def _forget(self, step: ForgetProgram) -> None:
@@ -140,10 +166,12 @@ class KernelActuator:
             with load(self.layout.objects[name], feature=name, rodata=rodata, reuse=reuse) as loaded:
                 yield loaded
             return
-        with Map.pinned(self.pins.map(VERDICTS)) as verdicts:
+        with contextlib.ExitStack() as stack:
+            shared = {m: stack.enter_context(Map.pinned(self.pins.map(Table(SCOPE, m)))) for m in SHARED_MAPS}
             rodata = {"option_slot": self.layout.slots[name]}
-            reuse = {**reuse, VERDICTS.map: verdicts}
-            with load(self.layout.objects[name], feature=name, rodata=rodata, reuse=reuse) as loaded:
+            with load(
+                self.layout.objects[name], feature=name, rodata=rodata, reuse={**reuse, **shared}
+            ) as loaded:
                 yield loaded
 
     # -- tables
@@ -181,26 +209,22 @@ class KernelActuator:
 
     @act.register
     def _attach(self, step: Attach) -> None:
-        attached = Attached(step.cgroup_id, step.program)
-        pin = self.pins.link(attached)
+        pin = self.pins.link(step.cgroup_id)
         if pin.exists():
             return
         self.pins.links.mkdir(parents=True, exist_ok=True)
         cgroup = self.cgroup_root / step.cgroup.lstrip("/")
-        with (
-            self._program(step.program) as program,
-            attach_cgroup(program, cgroup, AttachType.CGROUP_SOCK_OPS) as link,
-        ):
+        with self._scope() as program, attach_cgroup(program, cgroup, AttachType.CGROUP_SOCK_OPS) as link:
             link.pin(pin)
 
     @read_back.register
     def _attach_done(self, step: Attach) -> None:
-        with self._program(step.program) as program:
-            self._check_link(Attached(step.cgroup_id, step.program), program)
+        with self._scope() as program:
+            self._check_link(step.cgroup_id, program)
 
     @act.register
     def _detach(self, step: Detach) -> None:
-        pin = self.pins.link(Attached(step.cgroup_id, step.program))
+        pin = self.pins.link(step.cgroup_id)
         try:
             with Link.pinned(pin) as link:
                 link.detach()
@@ -212,30 +236,28 @@ class KernelActuator:
 
     @read_back.register
     def _detach_done(self, step: Detach) -> None:
-        if self.pins.link(Attached(step.cgroup_id, step.program)).exists():
-            raise KernelError(f"the link of {step.program} on {step.cgroup} is still pinned")
+        if self.pins.link(step.cgroup_id).exists():
+            raise KernelError(f"the link to {step.cgroup} is still pinned")
 
-    def _check_link(self, attached: Attached, program: Program) -> None:
-        with Link.pinned(self.pins.link(attached)) as link:
-            if link.program_id != program.id or link.info().cgroup_id != attached.cgroup_id:
-                raise KernelError(
-                    f"the link of {attached.program} does not run it on cgroup {attached.cgroup_id}"
-                )
+    def _check_link(self, cgroup_id: int, program: Program) -> None:
+        with Link.pinned(self.pins.link(cgroup_id)) as link:
+            if link.program_id != program.id or link.info().cgroup_id != cgroup_id:
+                raise KernelError(f"the link to cgroup {cgroup_id} does not run scope there")
 
-    def _program(self, name: str) -> Program:
+    def _scope(self) -> Program:
         """The program to attach: the newest, where one is replacing another."""
-        builds = self.pins.builds(name)
+        builds = self.pins.builds(SCOPE)
         if not builds:
-            raise PliantError(f"the program {name} is not loaded")
-        return Program.pinned(self.pins.program(name, builds[-1]))
+            raise PliantError("the program scope is not loaded")
+        return Program.pinned(self.pins.program(SCOPE, builds[-1]))
 
     # -- other builds
 
     @act.register
     def _retire(self, step: RetireLayout) -> None:
         other = PinTree(self.pins.root, step.layout)
-        for attached in sorted(other.attached(), key=lambda a: (a.program == SCOPE, a)):
-            with contextlib.suppress(KernelError), Link.pinned(other.link(attached)) as link:
+        for cgroup_id in other.attached():
+            with contextlib.suppress(KernelError), Link.pinned(other.link(cgroup_id)) as link:
                 link.detach()
         _remove(other.directory)
 
@@ -249,6 +271,10 @@ class KernelActuator:
         for directory in (self.pins.links, self.pins.directory, self.pins.root):
             with contextlib.suppress(OSError):  # not empty, or the mount itself
                 directory.rmdir()
+
+
+def _slot(number: int) -> bytes:
+    return number.to_bytes(4, sys.byteorder)
 
 
 def _is_left(held: Map, key: bytes) -> bool:

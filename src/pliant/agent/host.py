@@ -91,7 +91,7 @@ class Host:
     def observe(self, known: Mapping[str, int] | None = None) -> HostState:
         """What of ours is in the kernel."""
         ids = frozenset((known if known is not None else self.cgroups()).values())
-        return read_state(self.pins, ids.__contains__)
+        return read_state(self.pins, shipped_layout().slots, ids.__contains__)
 
     def policies(self, generation: int | None = None) -> dict[str, Policy]:
         """The policies of a generation by name; of the one in force when none is given."""

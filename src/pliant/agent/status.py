@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pliant.agent.host import Host
@@ -11,6 +12,7 @@ from pliant.features import features
 from pliant.features.layout import shipped_layout
 from pliant.observe.counters import Arms, read_arms, read_outcomes
 from pliant.observe.state import HostState
+from pliant.policy.desired import SCOPE
 from pliant.policy.model import Policy
 from pliant.policy.services import ancestors, matching_cgroups
 
@@ -32,7 +34,7 @@ class PolicyStatus:
 
 @dataclass(frozen=True, slots=True)
 class ServiceStatus:
-    """One cgroup: the policies that match its sockets, and our programs attached to it or above it."""
+    """One cgroup: the policies that match its sockets, and our programs that run for its connections."""
 
     cgroup: str
     policies: tuple[str, ...]
@@ -46,13 +48,13 @@ class ServiceStatus:
 
 @dataclass(frozen=True, slots=True)
 class FeatureStatus:
-    """One feature: whether its program is loaded, on how many cgroups it is, and what it has counted."""
+    """One feature: whether its program is loaded, how many policies in force set it, and what it has counted."""
 
     name: str
     reach: str
     summary: str
     loaded: bool
-    cgroups: int
+    policies: int
     outcomes: Mapping[str, int]
 
 
@@ -64,12 +66,11 @@ def policy_statuses(host: Host) -> list[PolicyStatus]:
     by_pattern = _cgroups_by_pattern(policies, known)
     arms = read_arms(host.pins, shipped_layout().scope["policy"])
     found = host.observe(known)
-    enforced = {a.cgroup_id for a in found.attachments}
     result = []
     for name, policy in sorted(policies.items()):
         services = tuple(by_pattern.get(policy.spec.match.service, ()))
         number = stored[name].number
-        present = number in arms and all(_is_covered(path, known, enforced) for path in services)
+        present = number in arms and all(_is_covered(path, known, found) for path in services)
         state = ("active" if present else "missing") if services else "waiting"
         result.append(PolicyStatus(policy, number, state, services, arms.get(number, Arms())))
     return result
@@ -86,7 +87,7 @@ def service_statuses(host: Host) -> list[ServiceStatus]:
         line = (path, *ancestors(path))
         patterns = {pattern for cgroup in line for pattern in matched.get(cgroup, ())}
         names = sorted(name for name, policy in policies.items() if policy.spec.match.service in patterns)
-        programs = _programs_on(line, known, found)
+        programs = _programs(path, [policies[name] for name in names], known, found)
         if path != "/" or names or programs:
             result.append(ServiceStatus(path, tuple(names), programs))
     return result
@@ -95,13 +96,14 @@ def service_statuses(host: Host) -> list[ServiceStatus]:
 def feature_statuses(host: Host) -> list[FeatureStatus]:
     """Every feature, by name."""
     found = host.observe()
+    setting = Counter(option for policy in host.policies().values() for option in policy.tune_values)
     return [
         FeatureStatus(
             name,
             feature.reach.value,
             feature.option.summary,
             name in found.builds,
-            sum(a.program == name for a in found.attachments),
+            setting[name],
             read_outcomes(host.pins, name),
         )
         for name, feature in features().items()
@@ -117,10 +119,14 @@ def _cgroups_by_pattern(policies: Mapping[str, Policy], known: Mapping[str, int]
     return result
 
 
-def _is_covered(path: str, known: Mapping[str, int], enforced: set[int]) -> bool:
-    return any(known.get(cgroup) in enforced for cgroup in (path, *ancestors(path)))
+def _is_covered(path: str, known: Mapping[str, int], found: HostState) -> bool:
+    return any(known.get(cgroup) in found.attachments for cgroup in (path, *ancestors(path)))
 
 
-def _programs_on(line: tuple[str, ...], known: Mapping[str, int], found: HostState) -> tuple[str, ...]:
-    ids = {known[cgroup] for cgroup in line if cgroup in known}
-    return tuple(sorted({a.program for a in found.attachments if a.cgroup_id in ids}))
+def _programs(
+    path: str, policies: Iterable[Policy], known: Mapping[str, int], found: HostState
+) -> tuple[str, ...]:
+    if not _is_covered(path, known, found):
+        return ()
+    options = {option for policy in policies for option in policy.tune_values}
+    return (SCOPE, *sorted(options & found.builds.keys()))

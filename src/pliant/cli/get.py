@@ -112,12 +112,12 @@ def _features(host: Host, names: Sequence[str], output: str) -> None:
         plain=lambda: [_feature_data(status) for status in chosen],
         names=lambda: [f"feature/{status.name}" for status in chosen],
         people=lambda: out.table(
-            ("feature", "reach", "cgroups", "applied", "refused", "what it sets"),
+            ("feature", "reach", "policies", "applied", "refused", "what it sets"),
             [
                 (
                     status.name,
                     status.reach,
-                    str(status.cgroups),
+                    str(status.policies),
                     str(status.outcomes.get("applied", 0)),
                     str(status.outcomes.get("refused", 0)),
                     status.summary,
@@ -135,7 +135,7 @@ def _feature_data(status: FeatureStatus) -> dict[str, Any]:
         "reach": status.reach,
         "summary": status.summary,
         "loaded": status.loaded,
-        "cgroups": status.cgroups,
+        "policies": status.policies,
         "outcomes": dict(status.outcomes),
     }
 

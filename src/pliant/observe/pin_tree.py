@@ -6,7 +6,7 @@
     <pins>/<layout>/scope/program_<build>        the program; its presence says that the object is complete
                          /rules, /services, ...  its maps
     <pins>/<layout>/initial_cwnd/...             the same for each feature
-    <pins>/<layout>/links/<cgroup id>_<program>  one link for each attachment
+    <pins>/<layout>/links/<cgroup id>            scope's link to each cgroup that it is attached to
 
 A bpffs takes no dots in names.
 """
@@ -17,11 +17,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from pliant.observe.state import Attached
 from pliant.observe.tables import Table
 
 LAYOUT_NAME = re.compile(r"[0-9a-f]{12}")
-LINK_NAME = re.compile(r"([0-9]+)_([a-z0-9_]+)")
+LINK_NAME = re.compile(r"[0-9]+")
 PROGRAM_PREFIX = "program_"
 
 
@@ -54,9 +53,9 @@ class PinTree:
         """The pin of a map."""
         return self.object(table.object) / table.map
 
-    def link(self, attached: Attached) -> Path:
-        """The pin of an attachment's link."""
-        return self.links / f"{attached.cgroup_id}_{attached.program}"
+    def link(self, cgroup_id: int) -> Path:
+        """The pin of scope's link to a cgroup."""
+        return self.links / str(cgroup_id)
 
     def objects(self) -> list[str]:
         """The objects that have a directory."""
@@ -68,10 +67,9 @@ class PinTree:
         pins.sort(key=lambda path: path.stat().st_ctime_ns)
         return [path.name.removeprefix(PROGRAM_PREFIX) for path in pins]
 
-    def attached(self) -> list[Attached]:
-        """The attachments whose links are pinned."""
-        names = (LINK_NAME.fullmatch(path.name) for path in _entries(self.links))
-        return [Attached(int(name[1]), name[2]) for name in names if name]
+    def attached(self) -> list[int]:
+        """The ids of the cgroups whose links are pinned."""
+        return sorted(int(path.name) for path in _entries(self.links) if LINK_NAME.fullmatch(path.name))
 
     def other_layouts(self) -> list[str]:
         """The layouts of other builds that have pins beside this one's."""

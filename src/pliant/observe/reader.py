@@ -3,31 +3,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Mapping
 
 from pliant.kernel.errors import KernelError
 from pliant.kernel.links import Link
 from pliant.kernel.maps import Map
 from pliant.kernel.programs import Program
 from pliant.observe.pin_tree import PinTree
-from pliant.observe.state import Attached, HostState
+from pliant.observe.state import HostState
 from pliant.observe.tables import Table
+from pliant.policy.desired import SCOPE
 
 TABLES_OF_SCOPE = ("policies", "rules", "services")
 TABLES_OF_FEATURE = ("settings",)
+FEATURES = Table(SCOPE, "features")
+"""The programs that scope calls, by option slot."""
 POLICY_CONSTANT_BYTES = 16  # struct policy up to its counters, which the kernel side writes
 
 
-def read_state(pins: PinTree, cgroup_exists: Callable[[int], bool]) -> HostState:
-    """The state under one layout's pins. Raises :class:`KernelError` when a pin cannot be opened."""
+def read_state(pins: PinTree, slots: Mapping[str, int], cgroup_exists: Callable[[int], bool]) -> HostState:
+    """The state under one layout's pins; ``slots`` says where scope looks for each feature.
+
+    Raises :class:`KernelError` when a pin cannot be opened.
+    """
     builds = {name: found[0] for name in pins.objects() if (found := pins.builds(name))}
-    partial = frozenset(pins.objects()) - builds.keys()
+    uncalled = _uncalled(pins, slots, builds)
+    builds = {name: build for name, build in builds.items() if name not in uncalled}
     tables = {table: read_table(pins, table) for name in builds for table in tables_of(name)}
     attached = frozenset(pins.attached())
-    stale = frozenset(a for a in attached if not _is_sound(pins, a, cgroup_exists))
+    stale = frozenset(cgroup_id for cgroup_id in attached if not _is_sound(pins, cgroup_id, cgroup_exists))
     return HostState(
         builds=builds,
-        partial=partial,
+        partial=frozenset(pins.objects()) - builds.keys(),
         tables=tables,
         attachments=attached - stale,
         stale=stale,
@@ -35,9 +43,22 @@ def read_state(pins: PinTree, cgroup_exists: Callable[[int], bool]) -> HostState
     )
 
 
+def _uncalled(pins: PinTree, slots: Mapping[str, int], builds: Mapping[str, str]) -> set[str]:
+    """The features whose slot holds no program of theirs."""
+    if SCOPE not in builds:
+        return set()  # nothing is called, and nothing can be used
+    with Map.pinned(pins.map(FEATURES)) as called:
+        numbers = {int.from_bytes(key, sys.byteorder): value for key, value in called.items()}
+    return {
+        name
+        for name in builds.keys() & slots.keys()
+        if int.from_bytes(numbers.get(slots[name], b""), sys.byteorder) not in program_ids(pins, name)
+    }
+
+
 def tables_of(name: str) -> Iterable[Table]:
     """The tables of an object that user space fills."""
-    return [Table(name, table) for table in (TABLES_OF_SCOPE if name == "scope" else TABLES_OF_FEATURE)]
+    return [Table(name, table) for table in (TABLES_OF_SCOPE if name == SCOPE else TABLES_OF_FEATURE)]
 
 
 def read_table(pins: PinTree, table: Table) -> dict[bytes, bytes]:
@@ -49,19 +70,21 @@ def read_table(pins: PinTree, table: Table) -> dict[bytes, bytes]:
         return {key: value[:POLICY_CONSTANT_BYTES] + padding for key, value in held.items()}
 
 
-def _is_sound(pins: PinTree, attached: Attached, cgroup_exists: Callable[[int], bool]) -> bool:
-    """Whether the link is attached where its name says, and runs a program of the object's."""
-    if not cgroup_exists(attached.cgroup_id):
+def _is_sound(pins: PinTree, cgroup_id: int, cgroup_exists: Callable[[int], bool]) -> bool:
+    """Whether the link is attached where its name says, and runs a program of scope's."""
+    if not cgroup_exists(cgroup_id):
         return False
     try:
-        programs = {_program_id(pins, attached.program, build) for build in pins.builds(attached.program)}
-        with Link.pinned(pins.link(attached)) as link:
-            return link.info().cgroup_id == attached.cgroup_id and link.program_id in programs
+        with Link.pinned(pins.link(cgroup_id)) as link:
+            return link.info().cgroup_id == cgroup_id and link.program_id in program_ids(pins, SCOPE)
     except KernelError:
         return False
 
 
-def _program_id(pins: PinTree, name: str, build: str) -> int:
-    with Program.pinned(pins.program(name, build)) as program:
-        number: int = program.id
-    return number
+def program_ids(pins: PinTree, name: str) -> set[int]:
+    """The ids of an object's pinned programs: two while one replaces the other."""
+    numbers = set()
+    for build in pins.builds(name):
+        with Program.pinned(pins.program(name, build)) as program:
+            numbers.add(program.id)
+    return numbers

@@ -5,16 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from pliant.observe.tables import Tables
-
-
-class Attached(NamedTuple):
-    """A program of ours on a cgroup."""
-
-    cgroup_id: int
-    program: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,16 +14,17 @@ class HostState:
     """What was found under one layout's pins.
 
     ``builds`` maps each loaded object to the digest of the file it was loaded from, the older one where replacing it
-    was interrupted; ``partial`` names objects whose pins are incomplete (their loading was interrupted); ``stale`` are
-    attachments whose cgroup is gone or whose link runs a program that is not the object's; ``other_layouts`` are pin
-    directories of other builds of Pliant.
+    was interrupted; ``partial`` names objects that cannot be used: their pins are incomplete (their loading was
+    interrupted), or scope does not call them. ``attachments`` are the ids of the cgroups that scope is on; ``stale``
+    are those whose cgroup is gone or whose link runs another program; ``other_layouts`` are pin directories of other
+    builds of Pliant.
     """
 
     builds: Mapping[str, str] = field(default_factory=dict)
     partial: frozenset[str] = frozenset()
     tables: Tables = field(default_factory=dict)
-    attachments: frozenset[Attached] = frozenset()
-    stale: frozenset[Attached] = frozenset()
+    attachments: frozenset[int] = frozenset()
+    stale: frozenset[int] = frozenset()
     other_layouts: tuple[str, ...] = ()
 
     @property

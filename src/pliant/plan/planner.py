@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pliant.observe.state import Attached, HostState
+from pliant.observe.state import HostState
 from pliant.observe.tables import Table, Tables
 from pliant.plan.steps import (
     Attach,
@@ -43,19 +43,17 @@ def plan(found: HostState, target: Target, cgroups: Mapping[int, str] | None = N
     names = cgroups or {}
     found = _usable(found)
     lost = _lost(found, names)
-    present = found.attachments | (found.stale - lost)
-    again, missing = _attachment_changes(found, present, target)
-    surplus = present - again - {Attached(a.cgroup_id, a.program) for a in target.attachments}
+    wanted = {attachment.cgroup_id for attachment in target.attachments}
     return (
         *_detaches(lost, names, "there is nothing left for it to run on, or nothing left to run", lost=True),
         *_cleared(found),
         *_loads(found, target),
         *_writes(found, target, VALUES),
-        *_detaches(again, names, "so that what is attached runs the loaded program, behind scope"),
-        *_attaches(missing),
+        *_detaches(found.stale - lost, names, "its link runs another program"),
+        *_attaches(a for a in target.attachments if a.cgroup_id not in found.attachments),
         *_writes(found, target, RULES),
         *_deletes(found, target, RULES),
-        *_detaches(surplus, names, "no policy asks for it there any more"),
+        *_detaches(found.attachments - wanted, names, "no policy asks for it there any more"),
         *_deletes(found, target, VALUES),
         *_unloads(found, target),
         *(ForgetProgram("its replacement is in place", *replaced) for replaced in _replaced(found, target)),
@@ -77,30 +75,9 @@ def _usable(found: HostState) -> HostState:
     )
 
 
-def _lost(found: HostState, cgroups: Mapping[int, str]) -> frozenset[Attached]:
+def _lost(found: HostState, cgroups: Mapping[int, str]) -> frozenset[int]:
     """Attachments that could not be made again. A program with one of them cannot be replaced or unloaded."""
-    return frozenset(a for a in found.stale if a.cgroup_id not in cgroups or a.program not in found.builds)
-
-
-def _attachment_changes(
-    found: HostState, present: frozenset[Attached], target: Target
-) -> tuple[frozenset[Attached], list[Attachment]]:
-    """What has to be detached before anything is attached, and what is to be attached.
-
-    A program attached later runs later: where scope has to be attached, every feature comes off first.
-    """
-    unscoped = {
-        a.cgroup_id
-        for a in target.attachments
-        if a.program == SCOPE and (a.cgroup_id, SCOPE) not in found.attachments
-    }
-    missing = [
-        a
-        for a in target.attachments
-        if (a.cgroup_id, a.program) not in found.attachments or a.cgroup_id in unscoped
-    ]
-    wanted = {Attached(a.cgroup_id, a.program) for a in missing}
-    return frozenset(a for a in present if a in wanted or a.cgroup_id in unscoped), missing
+    return frozenset(i for i in found.stale if i not in cgroups or SCOPE not in found.builds)
 
 
 def _cleared(found: HostState) -> Iterator[Step]:
@@ -160,19 +137,15 @@ def _ordered(tables: Iterable[Table], maps: Sequence[str]) -> list[Table]:
 
 
 def _attaches(missing: Iterable[Attachment]) -> Iterator[Step]:
-    for a in sorted(missing, key=lambda a: (a.cgroup, a.program != SCOPE, a.program)):
-        why = (
-            "it runs first and decides" if a.program == SCOPE else "a policy sets this option for the service"
-        )
-        yield Attach(why, a.cgroup_id, a.cgroup, a.program)
+    for attachment in sorted(missing, key=lambda a: a.cgroup):
+        yield Attach("policies match connections of this service", attachment.cgroup_id, attachment.cgroup)
 
 
 def _detaches(
-    attached: Iterable[Attached], cgroups: Mapping[int, str], reason: str, *, lost: bool = False
+    attached: Iterable[int], cgroups: Mapping[int, str], reason: str, *, lost: bool = False
 ) -> Iterator[Step]:
-    for a in sorted(attached, key=lambda a: (a.cgroup_id, a.program == SCOPE, a.program)):
-        cgroup = cgroups.get(a.cgroup_id, f"cgroup {a.cgroup_id} (gone)")
-        yield Detach(reason, a.cgroup_id, cgroup, a.program, lost)
+    for number in sorted(attached):
+        yield Detach(reason, number, cgroups.get(number, f"cgroup {number} (gone)"), lost)
 
 
 def _unloads(found: HostState, target: Target) -> Iterator[Step]:

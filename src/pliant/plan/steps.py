@@ -37,7 +37,7 @@ def _taking_back(step: Step) -> str:
 
 @dataclass(frozen=True, slots=True)
 class LoadObject(Step):
-    """Load an object's program into the kernel and pin it with its maps."""
+    """Load an object's program into the kernel, have scope call it, and pin it with its maps."""
 
     object: str
     build: str
@@ -157,42 +157,40 @@ class WriteTable(Step):
 
 @dataclass(frozen=True, slots=True)
 class Attach(Step):
-    """Attach a program to a cgroup and pin the link."""
+    """Attach scope to a cgroup and pin the link."""
 
     cgroup_id: int
     cgroup: str
-    program: str
 
     @property
     def sentence(self) -> str:
         """See :class:`Step`."""
-        return f"attach {self.program} to {self.cgroup}"
+        return f"attach scope to {self.cgroup}"
 
     def undo(self) -> Step:
         """Detach it."""
-        return Detach(_taking_back(self), self.cgroup_id, self.cgroup, self.program)
+        return Detach(_taking_back(self), self.cgroup_id, self.cgroup)
 
 
 @dataclass(frozen=True, slots=True)
 class Detach(Step):
-    """Detach a program of ours from a cgroup and remove the link's pin.
+    """Detach scope from a cgroup and remove the link's pin.
 
     ``lost`` says that it could not be attached again: the cgroup or the program is gone.
     """
 
     cgroup_id: int
     cgroup: str
-    program: str
     lost: bool = False
 
     @property
     def sentence(self) -> str:
         """See :class:`Step`."""
-        return f"detach {self.program} from {self.cgroup}"
+        return f"detach scope from {self.cgroup}"
 
     def undo(self) -> Step | None:
         """Attach it again; None where that cannot be done."""
-        return None if self.lost else Attach(_taking_back(self), self.cgroup_id, self.cgroup, self.program)
+        return None if self.lost else Attach(_taking_back(self), self.cgroup_id, self.cgroup)
 
 
 @dataclass(frozen=True, slots=True)

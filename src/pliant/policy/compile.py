@@ -13,7 +13,6 @@ from pliant.errors import PliantError
 from pliant.policy.conflicts import Claim, Conflict, PolicyConflict, contains, find_conflicts
 from pliant.policy.desired import (
     ANY_PORT,
-    SCOPE,
     V4_MAPPED,
     Attachment,
     DesiredState,
@@ -101,7 +100,7 @@ def compile_policies(
         versions={i.version.number: i.version for i in intents if i.pattern in seen_patterns},
         rules=rules,
         services=dict(_services(cgroups, classes, shapes)),
-        attachments=frozenset(_attachments(cgroups, classes, by_class)),
+        attachments=frozenset(_attachments(cgroups, classes)),
     )
     unmatched = tuple(i.version.name for i in intents if i.pattern not in seen_patterns)
     return Compiled(desired, numbers, unmatched, conflicts)
@@ -201,18 +200,8 @@ def _services(
             yield cgroups[path], Service(service_class.number, shapes[service_class.number])
 
 
-def _attachments(
-    cgroups: Mapping[str, int],
-    classes: Mapping[str, ServiceClass],
-    by_class: Mapping[ServiceClass, Sequence[_Intent]],
-) -> Iterator[Attachment]:
-    """Where each program goes: a cgroup runs its ancestors' programs after its own, so those are left out.
-
-    The scope program goes wherever a feature does, for it must have run first.
-    """
-    options = {c: {o for i in members for o in i.version.settings} for c, members in by_class.items()}
-    for path, service_class in classes.items():
-        inherited = {o for a in ancestors(path) if a in classes for o in options[classes[a]]}
-        wanted = options[service_class] - inherited
-        for program in (SCOPE, *sorted(wanted)) if wanted else ():
-            yield Attachment(cgroups[path], path, program)
+def _attachments(cgroups: Mapping[str, int], classes: Mapping[str, ServiceClass]) -> Iterator[Attachment]:
+    """Where scope goes: a program runs for the sockets of all cgroups below, so the topmost ones do."""
+    for path in classes:
+        if not any(above in classes for above in ancestors(path)):
+            yield Attachment(cgroups[path], path)

@@ -49,11 +49,10 @@ class Service(NamedTuple):
 
 
 class Attachment(NamedTuple):
-    """A program on a cgroup: ``scope`` or a feature's name."""
+    """The scope program on a cgroup, and with it on all cgroups below."""
 
     cgroup_id: int
     cgroup: str
-    program: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +81,9 @@ class DesiredState:
 
     @property
     def programs(self) -> frozenset[str]:
-        """The programs that must be loaded."""
-        return frozenset(attachment.program for attachment in self.attachments)
+        """The programs that must be loaded: scope, and a feature for each option that is set."""
+        options = (option for version in self.versions.values() for option in version.settings)
+        return frozenset((SCOPE, *options)) if self.attachments else frozenset()
 
 
 NOTHING = DesiredState()

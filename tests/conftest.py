@@ -124,11 +124,39 @@ class Pliant:
         return treated, held_out
 
     def listing(self) -> dict[str, object]:
-        """Everything of this Pliant in the kernel: pins, contents of tables, and where each link is attached."""
+        """Everything of this Pliant in the kernel: pins, contents of tables, and what is attached and called where.
+
+        Programs are told by their pins and tags, for one that was loaded again has another id.
+        """
+        paths = sorted(p for p in self.places.pins.rglob("*") if p.is_file())
+        programs = {_program_id(path): path for path in paths if path.name.startswith("program_")}
         found: dict[str, object] = {}
-        for path in sorted(p for p in self.places.pins.rglob("*") if p.is_file()):
-            found[str(path.relative_to(self.places.pins))] = _describe(path)
+        for path in paths:
+            called = path.name == "features" and path.parent.name == "scope"
+            described = _called(path, programs) if called else _describe(path)
+            found[str(path.relative_to(self.places.pins))] = described
         return found
+
+    def link_ids(self) -> dict[str, int]:
+        """The id of each link by the name of its pin."""
+        found = {}
+        for path in self.places.pins.rglob("links/*"):
+            with Link.pinned(path) as link:
+                found[path.name] = link.id
+        return found
+
+
+def _program_id(pin: Path) -> int:
+    with Program.pinned(pin) as program:
+        number: int = program.id
+    return number
+
+
+def _called(pin: Path, programs: Mapping[int, Path]) -> dict[int, str]:
+    """The pin of the program in each slot that scope calls; every slot has one that is pinned."""
+    with Map.pinned(pin) as held:
+        slots = {int.from_bytes(k, sys.byteorder): int.from_bytes(v, sys.byteorder) for k, v in held.items()}
+    return {slot: f"{programs[i].parent.name}/{programs[i].name}" for slot, i in slots.items()}
 
 
 def _describe(path: Path) -> object:
@@ -141,8 +169,8 @@ def _describe(path: Path) -> object:
         with Program.by_id(info.program_id) as program:
             return (info.cgroup_id, program.name, program.tag)
     with Map.pinned(path) as held:
-        counts = held.name in ("outcomes", "scope_outcome", "last_errno")
-        if counts or held.name in ("verdicts", "connecting"):
+        counts = held.name in ("outcomes", "scope_outcomes", "last_errno")
+        if counts or held.name in ("accepted", "verdicts", "connecting"):
             return held.name
         length = 16 if held.name == "policies" else held.value_size  # counters are no settings
         return {key: value[:length] for key, value in held.items()}

@@ -141,8 +141,10 @@ def hold() -> Hold:
         where = (directory, program.fileno(), AttachType.CGROUP_SOCK_OPS)
         try:
             bpf(Command.PROG_ATTACH, attributes("IIII", *where, flags), "attach")
-            yield
-            bpf(Command.PROG_DETACH, attributes("IIII", *where, 0), "detach")
+            try:
+                yield
+            finally:
+                bpf(Command.PROG_DETACH, attributes("IIII", *where, 0), "detach")
         finally:
             os.close(directory)
 
@@ -168,6 +170,12 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Install:
     return being
 
 
+SCOPE_HEAD = 'SEC("sockops") int scope(struct bpf_sock_ops *ctx)\n{\n'
+FEATURE_HEAD = (
+    "static __always_inline void apply(struct bpf_sock_ops *ctx, const struct setting *setting)\n{\n"
+)
+
+
 @pytest.fixture(scope="session")
 def other_build(compile_object: Compile) -> Layout:
     """The same layout from other object files: every program does one more thing, which changes nothing."""
@@ -175,7 +183,7 @@ def other_build(compile_object: Compile) -> Layout:
     objects = {}
     for name in ("scope", "initial_cwnd", "pacing_rate", "dscp"):
         source = (SOURCES / f"{name}.bpf.c").read_text()
-        head = f'SEC("sockops") int {name}(struct bpf_sock_ops *ctx)\n{{\n'
+        head = SCOPE_HEAD if name == "scope" else FEATURE_HEAD
         assert head in source
         harmless = f"volatile int unused;\n{head}\tunused++;\n"
         objects[name] = compile_object(name, source.replace(head, harmless))

@@ -75,7 +75,7 @@ def test_hook_is_refused_unless_its_program_shares_it(
     pair: Pair, foreign: Program, hold: Hold, flags: int, refused: bool, where: str
 ) -> None:
     service = pair.server.service("hook.service")
-    step = Attach("", service.stat().st_ino, pair.service(pair.server, "hook.service"), "scope")
+    step = Attach("", service.stat().st_ino, pair.service(pair.server, "hook.service"))
     check_hooks([step], find_root())
     with hold(foreign, service if where == "here" else pair.server.cgroup, flags):
         if not refused:

@@ -1,23 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pliant.agent.health import Level, examine
+from pliant.agent.host import Host
 from pliant.errors import PliantError
 from pliant.features.layout import Layout, shipped_layout
 from pliant.kernel.cgroup_query import attached
-from pliant.kernel.links import AttachType, Link, attach_cgroup
-from pliant.plan.steps import Detach, ReplaceProgram, RetireLayout, Step
+from pliant.kernel.links import AttachType, attach_cgroup
+from pliant.kernel.programs import Program
+from pliant.plan.steps import Detach, ForgetProgram, ReplaceProgram, RetireLayout, Step
+from pliant.policy.conflicts import PolicyConflict
 from pliant.store.generations import State
 
 if TYPE_CHECKING:
-    from pliant.kernel.programs import Program
+    from pliant.plan.executor import Progress
     from pliant.policy.model import Policy
     from tests.agent.conftest import Hold, Install, Meanwhile
-    from tests.conftest import MakePolicy, OpenAndClose, Pair, Pliant
+    from tests.conftest import Eventually, MakePolicy, OpenAndClose, Pair, Pliant
 
 pytestmark = pytest.mark.root
 
@@ -26,12 +33,27 @@ UNTUNED = (10, 0xFFFFFFFF, 0)
 
 def version(make_policy: MakePolicy, service: str, number: int, *options: str) -> Policy:
     """Version ``number`` of a policy: every value on a socket tells which version it is from."""
-    everything: dict[str, Any] = {
+    everything = values(number)
+    return make_policy("a", service, {name: everything[name] for name in options or everything})
+
+
+def values(number: int) -> dict[str, Any]:
+    """The settings of a version."""
+    return {
         "initial_cwnd": 20 + number,
         "pacing_rate": f"{800 + 8 * number}Mbit",
         "dscp": 1 + number,
     }
-    return make_policy("a", service, {name: everything[name] for name in options or everything})
+
+
+def outer(make_policy: MakePolicy, pair: Pair, number: int) -> Policy:
+    """Version ``number`` of a policy for the cgroup around the services, which gives way to theirs."""
+    return make_policy("outer", around(pair), values(number), priority=1)
+
+
+def around(pair: Pair) -> str:
+    """The pattern that names the cgroup that the server's services are in."""
+    return pair.service(pair.server, "web.service").rpartition("/")[0]
 
 
 def given(number: int) -> tuple[int, int, int]:
@@ -95,9 +117,8 @@ def test_rollback_brings_back_what_was_there_to_the_byte(
     after = pliant.listing()
     # A policy that comes back gets a new number, for a number never names two versions in the kernel.
     assert after.keys() == before.keys()
-    assert [v for v in after.values() if isinstance(v, tuple)] == [
-        v for v in before.values() if isinstance(v, tuple)
-    ]
+    numbered = ("policies", "rules", "settings")
+    assert [path for path in after if after[path] != before[path] and not path.endswith(numbered)] == []
 
 
 # -- while connections are being made
@@ -116,8 +137,9 @@ def test_every_connection_has_one_whole_version_while_versions_change(
 
 
 def test_no_step_of_a_change_leaves_a_connection_with_half_a_policy(
-    pliant: Pliant, service: str, make_policy: MakePolicy, connecting: Meanwhile
+    pliant: Pliant, pair: Pair, service: str, make_policy: MakePolicy, connecting: Meanwhile
 ) -> None:
+    """Also where scope moves to the cgroup around the service, and back."""
     kinds: list[tuple[str, set[Any]]] = []
 
     def look(position: int, count: int, step: Step) -> None:
@@ -126,13 +148,72 @@ def test_no_step_of_a_change_leaves_a_connection_with_half_a_policy(
         kinds.append((step.sentence, set(seen.kinds)))
 
     narrow = version(make_policy, service, 1, "initial_cwnd", "dscp")
-    for wanted in (narrow, version(make_policy, service, 2), narrow):
+    around_it = outer(make_policy, pair, 3)
+    for wanted in (narrow, version(make_policy, service, 2), around_it):
         pliant.apply(wanted, progress=look)
-    with pliant.host() as host:
-        host.carry_out(host.change_to_delete(["a"]), actor="test", progress=look)
-    whole = {UNTUNED, (21, 0xFFFFFFFF, 2), given(2)}
+    delete(pliant, "outer", look)
+    pliant.apply(narrow, progress=look)
+    delete(pliant, "a", look)
+    pliant.apply(around_it, progress=look)
+    pliant.apply(version(make_policy, service, 2), progress=look)
+    delete(pliant, "a", look)
+    delete(pliant, "outer", look)
+    whole = {UNTUNED, (21, 0xFFFFFFFF, 2), given(2), given(3)}
     assert [(sentence, kind) for sentence, kind in kinds if not kind <= whole] == []
     assert set().union(*(kind for _, kind in kinds)) == whole
+
+
+def delete(pliant: Pliant, name: str, progress: Progress) -> None:
+    with pliant.host() as host:
+        host.carry_out(host.change_to_delete([name]), actor="test", progress=progress)
+
+
+# -- what somebody else does to the kernel
+
+
+@pytest.mark.parametrize("slot_of", ["initial_cwnd", "pacing_rate", "dscp"])
+def test_slot_that_somebody_emptied_is_seen_and_filled_again(
+    pliant: Pliant, service: str, make_policy: MakePolicy, connecting: Meanwhile, slot_of: str
+) -> None:
+    pliant.apply(version(make_policy, service, 1))
+    before, links = pliant.listing(), pliant.link_ids()
+    with pliant.map("scope", "features") as called:
+        assert called.delete(shipped_layout().slots[slot_of].to_bytes(4, sys.byteorder))
+    assert pliant.listing() != before
+    with Host(pliant.places) as host:
+        assert host.observe().partial == {slot_of}
+        assert slot_of in {getattr(step, "object", "") for step in host.drift()}
+        assert [(f.name, f.level) for f in examine(host) if f.name in ("drift", "agreement")] == [
+            ("drift", Level.DEGRADED)
+        ]
+    with pliant.host() as host:
+        host.carry_out(host.change_to_repair(), actor="test")
+        assert host.drift() == ()
+    assert (pliant.listing(), pliant.link_ids()) == (before, links)
+    with connecting("web.service") as seen:
+        pass
+    assert seen.kinds == {given(1)}
+
+
+def test_slot_that_holds_the_program_of_another_feature_is_seen_and_put_right(
+    pliant: Pliant, service: str, make_policy: MakePolicy, connecting: Meanwhile
+) -> None:
+    pliant.apply(version(make_policy, service, 1))
+    before, slots = pliant.listing(), shipped_layout().slots
+    with (
+        pliant.map("scope", "features") as called,
+        Host(pliant.places) as host,
+        Program.pinned(host.pins.program("dscp", shipped_layout().builds["dscp"])) as program,
+    ):
+        fd = program.fileno().to_bytes(4, sys.byteorder)
+        called.put(slots["initial_cwnd"].to_bytes(4, sys.byteorder), fd)
+    with pliant.host() as host:
+        assert host.observe().partial == {"initial_cwnd"}
+        host.carry_out(host.change_to_repair(), actor="test")
+    assert pliant.listing() == before
+    with connecting("web.service") as seen:
+        pass
+    assert seen.kinds == {given(1)}
 
 
 # -- programs of others
@@ -151,13 +232,18 @@ def test_program_of_somebody_else_stays_attached_and_in_place(
     if first == "ours":
         pliant.apply(version(make_policy, service, 1))
     with attach_cgroup(foreign, cgroup, AttachType.CGROUP_SOCK_OPS) as link:
-        ours = 4 if first == "ours" else 0
+        ours = 1 if first == "ours" else 0
         assert place() == (ours, ours + 1)
         pliant.apply(version(make_policy, service, 2))
-        assert place() == (ours, 5)
+        assert place() == (ours, 2)
         pliant.apply(version(make_policy, service, 3, "initial_cwnd"))
+        assert place() == (ours, 2)
         pliant.rollback()
-        assert place()[1] == 5
+        assert place() == (ours, 2)
+        pliant.apply(outer(make_policy, pair, 1))
+        assert place() == (0, 1)  # ours is on the cgroup around it now
+        pliant.delete("outer")
+        assert place() == (0, 2)
         pliant.delete("a")
         assert place() == (0, 1)
         assert link.info().program_id == foreign.id
@@ -192,7 +278,7 @@ def test_overridable_program_that_another_has_silenced_already_keeps_nobody_out(
     cgroup = pair.server.service("web.service")
     with hold(foreign, pair.server.cgroup, 1), attach_cgroup(foreign, cgroup, AttachType.CGROUP_SOCK_OPS):
         pliant.apply(version(make_policy, service, 1))
-        assert len(attached(cgroup, AttachType.CGROUP_SOCK_OPS)) == 5
+        assert len(attached(cgroup, AttachType.CGROUP_SOCK_OPS)) == 2
         pliant.delete("a")
 
 
@@ -218,6 +304,68 @@ def test_service_that_comes_back_under_its_name_is_tuned_by_the_next_apply(
     assert seen.kinds == {given(1)}
     with pliant.host() as host:
         assert not host.observe().stale
+
+
+@pytest.fixture
+def meeting(
+    pliant: Pliant, pair: Pair, make_policy: MakePolicy, eventually: Eventually
+) -> Iterator[tuple[Policy, Policy]]:
+    """Two policies in force that set the same, and meet on a service that has appeared only afterwards."""
+    first, second = (f"{around(pair)}/{pattern}.service" for pattern in ("one-*", "*-two"))
+    for name in ("one-x.service", "y-two.service"):
+        pair.server.service(name)
+    policies = (
+        make_policy("first", first, {"initial_cwnd": 21, "dscp": 2}),
+        make_policy("second", second, {"initial_cwnd": 22, "dscp": 3}),
+    )
+    pliant.apply(*policies)
+    cgroup = pair.server.service("one-two.service")
+    yield policies
+
+    def is_removed() -> bool:  # once the last process has gone
+        with contextlib.suppress(OSError):
+            cgroup.rmdir()
+        return not cgroup.exists()
+
+    eventually(is_removed)
+
+
+FIRST, SECOND = (21, 0xFFFFFFFF, 2), (22, 0xFFFFFFFF, 3)
+
+
+def test_conflict_that_a_service_brings_about_is_a_finding_and_repair_goes_on(
+    pliant: Pliant, meeting: tuple[Policy, Policy], make_policy: MakePolicy, connecting: Meanwhile
+) -> None:
+    with Host(pliant.places) as host:
+        found = [finding for finding in examine(host) if finding.name == "conflict"]
+        assert [finding.level for finding in found] == 2 * [Level.DEGRADED]
+        for finding, option in zip(found, ("dscp", "initial_cwnd"), strict=True):
+            assert all(word in finding.sentence for word in ("'first'", "'second'", option))
+        assert host.drift() != ()  # nothing is attached to the new service yet
+    with pliant.host() as host:
+        host.carry_out(host.change_to_repair(), actor="test")
+        assert host.drift() == ()
+    for name, kind in (("one-x", FIRST), ("y-two", SECOND), ("one-two", FIRST)):
+        with connecting(f"{name}.service") as seen:
+            pass
+        assert seen.kinds == {kind}, name
+    with pytest.raises(PolicyConflict):
+        pliant.apply(make_policy("third", "y-two.service", {"min_rto": "20ms"}))
+
+
+def test_conflict_that_a_service_brings_about_does_not_block_delete_or_rollback(
+    pliant: Pliant, meeting: tuple[Policy, Policy], connecting: Meanwhile
+) -> None:
+    pliant.delete("first")
+    with connecting("one-two.service") as seen:
+        pass
+    assert seen.kinds == {SECOND}
+    with Host(pliant.places) as host:
+        assert not [finding for finding in examine(host) if finding.name == "conflict"]
+    pliant.rollback()
+    with Host(pliant.places) as host:
+        assert len([finding for finding in examine(host) if finding.name == "conflict"]) == 2
+        assert host.drift() == ()
 
 
 # -- other builds of Pliant
@@ -252,29 +400,25 @@ def test_other_build_of_the_same_layout_is_replaced_in_place(
     wanted = version(make_policy, service, 1)
     with installed(other_build):
         pliant.apply(wanted)
-    links, programs = link_ids(pliant), tags(pliant)
+    links, programs = pliant.link_ids(), tags(pliant)
     with connecting("web.service") as seen:
         applied = pliant.apply(wanted)
-    assert {type(step) for step in applied.change.plan} == {ReplaceProgram}
-    assert len(applied.change.plan) == 4
-    assert link_ids(pliant) == links
+    assert [type(step) for step in applied.change.plan] == 4 * [ReplaceProgram] + 4 * [ForgetProgram]
+    assert pliant.link_ids() == links
     assert tags(pliant).keys() == programs.keys()
     assert not set(tags(pliant).values()) & set(programs.values())
     assert seen.kinds == {given(1)}
     assert pliant.judged()["matched"] == seen.ends  # counted on in the same maps
 
 
-def link_ids(pliant: Pliant) -> dict[str, int]:
-    found = {}
-    for path in pliant.places.pins.rglob("links/*"):
-        with Link.pinned(path) as link:
-            found[path.name] = link.id
-    return found
-
-
 def tags(pliant: Pliant) -> dict[str, object]:
-    """The hash of each program that a link runs, by its name and cgroup."""
-    return {path: what[2] for path, what in pliant.listing().items() if isinstance(what, tuple)}
+    """The hash of each program that is attached or called, by its link or the name of its object."""
+    listing = pliant.listing()
+    called = next(what for path, what in listing.items() if path.endswith("scope/features"))
+    assert isinstance(called, dict)
+    pins = {path.split("/", 1)[1]: what for path, what in listing.items()}
+    found = {pin.partition("/")[0]: pins[pin] for pin in called.values()}
+    return found | {path: what[2] for path, what in listing.items() if isinstance(what, tuple)}
 
 
 def test_history_says_what_was_done(pliant: Pliant, service: str, make_policy: MakePolicy) -> None:

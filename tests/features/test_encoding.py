@@ -31,7 +31,7 @@ from tests.policy.strategies import CGROUPS, policy_sets, unhurried
 LAYOUT = shipped_layout()
 RULES, SERVICES = Table(SCOPE, "rules"), Table(SCOPE, "services")
 POLICIES = Table(SCOPE, "policies")
-ON_ROOT = frozenset({Attachment(1, "/", SCOPE)})
+ON_ROOT = frozenset({Attachment(1, "/")})
 
 
 def number(value: int) -> bytes:

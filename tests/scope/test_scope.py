@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import random
 import sys
 from collections.abc import Iterator
@@ -13,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pliant.kernel.cgroup_query import attached
+from pliant.kernel.links import AttachType
 from pliant.kernel.programs import Program
 from pliant.kernel.run_time import run_time_statistics
 from pliant.lab import SocketState, TcpServer
@@ -328,6 +332,8 @@ def test_connection_of_nested_services_is_judged_once(
         make_policy("outer", outer, {"initial_cwnd": 30}, priority=1),
         make_policy("inner", inner, {"initial_cwnd": 31, "min_rto": "20ms"}, priority=2),
     )
+    hooks = {name: attached(pair.server.service(name), AttachType.CGROUP_SOCK_OPS) for name in services}
+    assert [[program.name for program in hook] for hook in hooks.values()] == [["scope"], [], [], []]
     found = windows_of(pair, services, open_all, eventually, count=10)
     assert [found[name] for name in services] == [{30}, {31}, {31}, {30}]
     assert pliant.judged() == {"matched": 40, "held_out": 0, "no_rule": 0, "no_service": 0, "no_memory": 0}
@@ -354,9 +360,11 @@ def test_nothing_runs_for_a_service_without_a_policy(
             return {name: count - before[name] for name, count in all_runs(pliant).items()}
 
     assert set(runs(b.port).values()) == {0}
+    assert {pliant.outcomes(name).applied for name in tune} == {0}
     ran = runs(a.port)
     assert set(ran) == {"scope", *tune}
-    assert all(count >= 100 for count in ran.values())
+    assert ran["scope"] >= 100  # the kernel counts what scope calls as part of it
+    assert {pliant.outcomes(name).applied for name in tune} == {100}
 
 
 def all_runs(pliant: Pliant) -> dict[str, int]:
@@ -366,6 +374,64 @@ def all_runs(pliant: Pliant) -> dict[str, int]:
         with Program.pinned(pin) as program:
             found[pin.parent.name] = program.run_time().runs
     return found
+
+
+# -- verdicts of accepted connections, which pass through a slot of the CPU
+
+# On each CPU a process connects to its listeners in turn, all of one service, and says what each has accepted.
+ACCEPT_IN_TURN = """
+import json, os, socket, sys
+from pliant.lab.sockets import SO_MAX_PACING_RATE, tcp_info
+turns = int(sys.argv[1])
+for cpu in sorted(os.sched_getaffinity(0)):
+    if os.fork() == 0:
+        os.sched_setaffinity(0, {cpu})
+        listeners = []
+        for port in sys.argv[2:]:
+            listener = socket.socket()
+            listener.bind((f"127.0.1.{cpu + 1}", int(port)))
+            listener.listen()
+            listeners.append(listener)
+        seen = [set() for _ in listeners]
+        for _ in range(turns):
+            for listener, kinds in zip(listeners, seen):
+                client = socket.create_connection(listener.getsockname())
+                accepted, _ = listener.accept()
+                limit = accepted.getsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE) & 0xFFFFFFFF
+                tos = accepted.getsockopt(socket.SOL_IP, socket.IP_TOS)
+                kinds.add((tcp_info(accepted)["snd_cwnd"], limit, tos >> 2))
+                client.close()
+                accepted.close()
+        os.write(1, (json.dumps([sorted(kinds) for kinds in seen]) + chr(10)).encode())
+        os._exit(0)
+while True:
+    try:
+        os.wait()
+    except ChildProcessError:
+        break
+"""
+
+
+def test_accepted_connection_gets_nothing_of_the_verdict_before_it_on_the_same_cpu(
+    pliant: Pliant, pair: Pair, make_policy: MakePolicy
+) -> None:
+    service, turns = pair.service(pair.server, "turns.service"), 500
+    everything = {"initial_cwnd": 30, "pacing_rate": "800Mbit", "dscp": 9, "min_rto": "20ms"}
+    pliant.apply(
+        make_policy("all", service, everything, role="server", localPorts=[80]),
+        make_policy("one", service, {"dscp": 5}, role="server", localPorts=[81]),
+        make_policy("none", service, everything, role="server", localPorts=[82], holdout="100%"),
+    )
+    argv = [sys.executable, "-c", ACCEPT_IN_TURN, str(turns), "80", "83", "81", "82"]
+    found = [json.loads(line) for line in pair.server.run(argv, service="turns.service").stdout.splitlines()]
+    unlimited = NO_LIMIT & 0xFFFFFFFF
+    whole, nothing = [[30, 100_000_000, 9]], [[DEFAULT_WINDOW, unlimited, 0]]
+    assert found == [[whole, nothing, [[DEFAULT_WINDOW, unlimited, 5]], nothing]] * len(found)
+    count = turns * len(found)
+    assert len(found) == len(os.sched_getaffinity(0))
+    assert pliant.outcomes("initial_cwnd").applied == count
+    assert pliant.outcomes("dscp").applied == 2 * count
+    assert pliant.judged()["held_out"] == count
 
 
 # -- processes that move

@@ -19,7 +19,7 @@
  * The program is called for connections on which some policy has won its option, when the connection is judged and,
  * for a connecting socket, once more when it is established; after apply() it calls the next feature. The setting is
  * NULL when the policy has been replaced in between. Programs return 1 always and never touch ctx->reply: other
- *programs on the same hook see what they would see without us.
+ * programs on the same hook see what they would see without us.
  */
 #ifndef PLIANT_FEATURE_H
 #define PLIANT_FEATURE_H

@@ -78,6 +78,7 @@ struct verdict {
 	__u64 socket;		   /* whose it is, for the verdicts of a CPU: the kernel's address of the socket */
 	__u32 won;		   /* bit per option slot that some policy has won */
 	__u32 policy[MAX_OPTIONS]; /* the policy, where the option was won */
+	__u32 reserved;
 };
 
 /*

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from pliant.bench import Result, benches, run_bench
+from pliant.bench import Options, Result, benches, connect, run_bench
 from pliant.bench.place import private_mounts
 from pliant.bench.policies import initial_cwnd, policies_text
+from pliant.errors import PliantError
 from pliant.features import catalogue, features
 from pliant.kernel import cgroups
 from pliant.policy.documents import load_policies
@@ -52,7 +53,19 @@ def test_connect_measures_the_ratio_each_program_and_a_service_without_policy() 
     rates = {"connections_with_per_s", "connections_without_per_s"}
     assert found.keys() == programs | rates | {"connect_ratio", "total_ns", "program_runs", "unmatched_runs"}
     assert found["unmatched_runs"] == 0
-    assert all(value > 0 for metric, value in found.items() if metric != "unmatched_runs")
+    differences = {f"{name}_ns" for name in features()}  # of two windows, each too short here to tell much
+    assert all(value > 0 for metric, value in found.items() if metric not in {"unmatched_runs", *differences})
+    assert found["scope_ns"] < found["total_ns"]
+
+
+@pytest.mark.parametrize("runs", [1, 10])
+def test_the_load_of_connect_is_bounded_by_what_its_runs_can_need(runs: int) -> None:
+    assert 60 < connect.longest_s(Options(runs)) <= 60 + runs * 20
+
+
+def test_more_runs_than_the_load_may_last_for_are_refused() -> None:
+    with pytest.raises(PliantError, match="1000 runs may take longer than 15 minutes"):
+        connect.longest_s(Options(1000))
 
 
 @root

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 import pliant
 from pliant.bench import Measure, Result, Sample, machine
+from pliant.bench.command import show_result
 from pliant.bench.result import shown
 from pliant.errors import PliantError
 
@@ -54,16 +53,17 @@ def test_a_file_with_keys_of_a_later_version_is_still_read() -> None:
     assert Result.from_document(document).bench == "reach"
 
 
-def test_the_table_shows_every_metric_with_its_unit() -> None:
-    text = rendered(result())
-    for word in ("reach_ms", "2.123", "calls", "commit", machine.kernel()):
-        assert word in text
-
-
-def rendered(shown_result: Result) -> str:
-    console = Console(width=200, file=io.StringIO(), record=True)
-    console.print(shown_result.table())
-    return console.export_text()
+def test_the_table_shows_every_metric_with_its_unit_and_where_it_was_measured(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    show_result(result())
+    title, heads, reach, calls, origin, *_ = capsys.readouterr().out.splitlines()
+    assert title == "reach, 3 runs"
+    assert heads.split() == ["METRIC", "MEDIAN", "MIN", "MAX", "UNIT"]
+    assert reach.split() == ["reach_ms", "2.123", "1.5", "3", "ms"]
+    assert calls.split() == ["calls", "0", "0", "0", "calls"]
+    assert "commit" in origin
+    assert machine.kernel() in origin
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,26 @@ def test_host_is_as_it_was() -> None:
     ]
 
 
+def test_called_programs_are_listed_behind_their_caller_and_must_go_with_it() -> None:
+    feature = ProgramIdentity("initial_cwnd", "cc", (8,))
+    during = replace(
+        DURING,
+        programs={**DURING.programs, 4: feature},
+        maps=DURING.maps | {8},
+        calls={1: (), 2: (4,)},
+    )
+    called = ("/nginx.service", "called by scope")
+    assert Comparison(BEFORE, during, BEFORE).rows()[1:] == [
+        (2, "scope", HOOK, (False, True, False)),
+        (4, "initial_cwnd", called, (False, True, False)),
+    ]
+    after = replace(BEFORE, programs={1: THEIRS, 4: feature}, maps=frozenset({3, 8}))
+    assert Comparison(BEFORE, during, after).differences() == [
+        "programs are still loaded: 4",
+        "maps are still there: 8",
+    ]
+
+
 def test_programs_and_maps_of_others_elsewhere_may_come_meanwhile() -> None:
     after = replace(BEFORE, programs={1: THEIRS, 9: OURS}, maps=frozenset({3, 99}))
     assert Comparison(BEFORE, DURING, after).differences() == []

@@ -5,8 +5,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+from pliant.cli.output import table
+
+if TYPE_CHECKING:
+    from pliant.bench import Result
 
 RESULTS = "docs/results"
 
@@ -55,12 +61,20 @@ def bench(name: str | None, output: str, runs: int | None, directory: Path | Non
         if directory:
             click.echo(f"{each}: wrote {result.save(directory)}", err=True)
         if output == "table":
-            from rich.console import Console
-
-            Console().print(result.table())
+            show_result(result)
     if output == "json":
         documents = [result.to_document() for result in results]
         click.echo(json.dumps(documents[0] if name else documents, indent=2))
+
+
+def show_result(result: Result) -> None:
+    """Print what one benchmark measured, for people."""
+    from pliant.bench.result import shown
+
+    click.echo(f"{result.bench}, {result.runs} runs")
+    rows = [(m.metric, *map(shown, (m.median, m.min, m.max)), m.unit) for m in result.results]
+    table(("metric", "median", "min", "max", "unit"), rows, nothing="nothing was measured")
+    click.echo(f"{result.origin}\n")
 
 
 def show_list(output: str) -> None:

@@ -6,17 +6,29 @@ differs. The policy sets every option there is to what the connection would have
 value. What cannot be had without effect: a pacing rate turns TCP's pacing on where the congestion control has not
 done so (BBR has); it is set so high that it never holds anything back.
 
-``scope_ns`` and so on are what the kernel says each program ran for, per connection and over all the callbacks it
-was called for; ``program_runs`` is how many calls that is. They include reading the clock, 20 to 60 ns a call, and
-leave out what it takes to get to the program and to free the socket's storage; ``connect_ratio`` is the whole truth,
-and is measured while the kernel does not count.
+Only scope is attached; the kernel charges it with all that runs behind it, for the features are tail-called and have
+no run-time statistics of their own. So they are told apart by what is missing without them, in neighbouring windows of
+time under the same load:
+
+- ``total_ns``: scope with all six features behind it, per connection, over all the callbacks it was called for
+  (``program_runs`` of them).
+- ``<feature>_ns``: how much less that is with a policy that sets the other five options. Besides the feature's program
+  it has the call to it, and what scope does for one option more.
+- ``scope_ns``: the same policy with all six options, but with the slots emptied through which scope calls the features:
+  everything scope does, its attempts to call included.
+
+Each is measured directly, so ``scope_ns`` and the six need not add up to ``total_ns``. All include reading the clock
+(20 to 60 ns for each run of scope; a difference has none of it), and leave out what it takes to get to scope.
+``connect_ratio`` is the whole truth, and is measured while the kernel does not count.
 """
 
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from pliant.agent.host import Host
 from pliant.bench.bench import Bench, Options, Sample
@@ -29,6 +41,7 @@ from pliant.kernel.programs import Program, RunTime
 from pliant.kernel.run_time import run_time_statistics
 from pliant.lab import Host as LabHost
 from pliant.lab import Lab, Nginx
+from pliant.observe.reader import FEATURES
 from pliant.observe.tables import Table
 from pliant.policy.desired import SCOPE
 from pliant.policy.model import Policy
@@ -38,7 +51,11 @@ OTHER_PORT = 8080
 WARM_UP_S = 1.0
 SETTLE_S = 0.2  # after the policy came or went
 WINDOW_S = 2.0
-COUNTED_S = 1.0
+COUNTED_S = 0.4
+UNMATCHED_S = 1.0
+CHANGE_S = 0.3  # what a change of policy is allowed to take, on the average
+SPARE_S = 60.0  # for the warm-up, and where changes take longer after all
+MOST_S = 900.0  # no load runs for longer
 
 # What a connection has anyway, or what does not matter to one that carries a single byte.
 NEUTRAL: dict[str, object] = {
@@ -52,6 +69,7 @@ NEUTRAL: dict[str, object] = {
 
 def run(options: Options) -> Iterator[Sample]:
     """Yield costs for a service with a policy, and for one without beside it."""
+    most_s = longest_s(options)
     places = private_places("connect")
     with Lab("bench-connect") as lab, Host(places) as host:
         lab_host = lab.host("server")
@@ -63,17 +81,34 @@ def run(options: Options) -> Iterator[Sample]:
             with contextlib.ExitStack() as undo:
                 undo.callback(clear, host)
                 yield from unmatched(options, lab_host, host, tuning)
-                with Load(lab_host, "http://127.0.0.1/byte", server=TUNED) as load:
+                with Load(lab_host, "http://127.0.0.1/byte", server=TUNED, most_s=most_s) as load:
                     time.sleep(WARM_UP_S * options.scale)
                     yield from ratios(options, load, host, tuning)
-                    yield from costs(options, host, tuning)
+                    yield from costs(options, load, lab_host, host)
 
 
-def everything(lab_host: LabHost) -> Policy:
-    """A policy that sets every option, and changes nothing."""
+def longest_s(options: Options) -> float:
+    """The time that the load may be needed for; raise PliantError when that is longer than a load may run."""
+    windows = 2 * (len(features()) + 1)  # in pairs: for each feature, and for scope by itself
+    fixed = 2 * (SETTLE_S + WINDOW_S) + windows * (SETTLE_S + COUNTED_S)
+    run_s = fixed * options.scale + (2 + windows) * CHANGE_S
+    if options.runs * run_s + SPARE_S > MOST_S:
+        raise PliantError(
+            f"{options.runs} runs may take longer than {MOST_S / 60:g} minutes, which is the most the load runs",
+            remedy=f"ask for at most {int((MOST_S - SPARE_S) / run_s)}",
+        )
+    return options.runs * run_s + SPARE_S
+
+
+def everything(lab_host: LabHost, *, without: str | None = None) -> Policy:
+    """A policy that sets every option (but one, if so asked), and changes nothing."""
     in_force = lab_host.sysctl("net.ipv4.tcp_congestion_control")
     values = {"congestion_control": in_force} | NEUTRAL
-    tune = {name: values.get(name, feature.option.example) for name, feature in features().items()}
+    tune = {
+        name: values.get(name, feature.option.example)
+        for name, feature in features().items()
+        if name != without
+    }
     return policy("bench-connect", service_path(lab_host, TUNED), tune)
 
 
@@ -96,47 +131,78 @@ def ratios(options: Options, load: Load, host: Host, tuning: Policy) -> Iterator
         yield Sample("connections_without_per_s", "per processor second", rates[False])
 
 
-def costs(options: Options, host: Host, tuning: Policy) -> Iterator[Sample]:
-    """Yield what each program runs for, per connection."""
-    options.progress("counting nanoseconds of each program")
-    apply(host, [tuning])
+def costs(options: Options, load: Load, lab_host: LabHost, host: Host) -> Iterator[Sample]:
+    """Yield what scope runs for, per connection: with all features, without each of them, and without any."""
+    all_six = everything(lab_host)
+    fives = {name: everything(lab_host, without=name) for name in features()}
+    apply(host, [all_six])  # brings scope
     with Counters(host) as counters, run_time_statistics():
-        for _ in range(options.runs):
-            before, judged = counters.run_times(), counters.judged()
-            time.sleep(COUNTED_S * options.scale)
-            after, judged = counters.run_times(), counters.judged() - judged
-            if not judged:
-                raise PliantError("no connection was judged while the policy was in force")
-            spent = {name: after[name].nanoseconds - before[name].nanoseconds for name in after}
-            for name, nanoseconds in spent.items():
-                yield Sample(f"{name}_ns", "ns per connection", nanoseconds / judged)
-            yield Sample("total_ns", "ns per connection", sum(spent.values()) / judged)
-            calls = sum(after[name].runs - before[name].runs for name in after)
-            yield Sample("program_runs", "runs per connection", calls / judged)
+
+        def window() -> Cost:
+            time.sleep(SETTLE_S * options.scale)
+            return counters.cost(load, COUNTED_S * options.scale)
+
+        for number in range(options.runs):
+            options.progress(f"counting nanoseconds of each program, {number + 1} of {options.runs}")
+            apply(host, [all_six])
+            with nothing_called(host):
+                yield Sample("scope_ns", "ns per connection", window().ns)
+            whole = []
+            for name, five in fives.items():
+                spent = {}
+                for complete in (True, False) if number % 2 else (False, True):
+                    apply(host, [all_six if complete else five])
+                    spent[complete] = window()
+                yield Sample(f"{name}_ns", "ns per connection", spent[True].ns - spent[False].ns)
+                whole.append(spent[True])
+            for cost in whole:
+                yield Sample("total_ns", "ns per connection", cost.ns)
+                yield Sample("program_runs", "runs per connection", cost.runs)
+
+
+@contextlib.contextmanager
+def nothing_called(host: Host) -> Iterator[None]:
+    """Have scope find no feature to call, for the block."""
+    with Map.pinned(host.pins.map(FEATURES)) as slots, contextlib.ExitStack() as stack:
+        programs = {
+            slot: stack.enter_context(Program.by_id(int.from_bytes(number, sys.byteorder)))
+            for slot, number in list(slots.items())
+        }
+        try:
+            for slot in programs:
+                slots.delete(slot)
+            yield
+        finally:
+            for slot, program in programs.items():
+                slots.put(slot, program.fileno().to_bytes(4, sys.byteorder))
 
 
 def unmatched(options: Options, lab_host: LabHost, host: Host, tuning: Policy) -> Iterable[Sample]:
-    """Yield how often our programs ran for a service without a policy: nothing else has traffic meanwhile."""
+    """Yield how often scope ran for a service without a policy: nothing else has traffic meanwhile."""
     options.progress("a service without a policy, beside one with")
     apply(host, [tuning])
     with Counters(host) as counters, run_time_statistics():
-        before = counters.run_times()
-        with Load(lab_host, f"http://127.0.0.1:{OTHER_PORT}/byte", server=OTHER) as load:
-            load.rate(COUNTED_S * options.scale)
-        after = counters.run_times()
-    yield Sample("unmatched_runs", "runs", sum(after[name].runs - before[name].runs for name in after))
+        before = counters.run_time().runs
+        url = f"http://127.0.0.1:{OTHER_PORT}/byte"
+        with Load(lab_host, url, server=OTHER, most_s=UNMATCHED_S + SPARE_S) as load:
+            load.rate(UNMATCHED_S * options.scale)
+        yield Sample("unmatched_runs", "runs", counters.run_time().runs - before)
+
+
+class Cost(NamedTuple):
+    """What scope, and all that it called, took for one connection."""
+
+    ns: float
+    runs: float
 
 
 class Counters:
-    """The run times of our programs in the kernel, and how many connections were judged."""
+    """Scope's run time in the kernel, and how many connections it has judged."""
 
     def __init__(self, host: Host) -> None:
         with contextlib.ExitStack() as stack:
-            builds = sorted(host.observe().builds.items(), key=lambda item: (item[0] != SCOPE, item))
-            self._programs = {
-                name: stack.enter_context(Program.pinned(host.pins.program(name, build)))
-                for name, build in builds
-            }
+            scope = host.pins.program(SCOPE, host.observe().builds[SCOPE])
+            self._scope = stack.enter_context(Program.pinned(scope))
             self._outcomes = stack.enter_context(Map.pinned(host.pins.map(Table(SCOPE, "scope_outcomes"))))
             self._opened = stack.pop_all()
 
@@ -146,19 +212,31 @@ class Counters:
     def __exit__(self, *_: object) -> None:
         self._opened.close()
 
-    def run_times(self) -> dict[str, RunTime]:
-        """The run time of each program so far."""
-        return {name: program.run_time() for name, program in self._programs.items()}
+    def run_time(self) -> RunTime:
+        """The run time so far, of scope and what it called."""
+        return self._scope.run_time()
 
     def judged(self) -> int:
         """Connections judged so far, whatever the outcome."""
         values = (value for _, value in self._outcomes.items())
-        return sum(int.from_bytes(one, "little") for value in values for one in self._outcomes.percpu(value))
+        return sum(
+            int.from_bytes(one, sys.byteorder) for value in values for one in self._outcomes.percpu(value)
+        )
+
+    def cost(self, load: Load, window_s: float) -> Cost:
+        """The cost of one connection, over a window of the clock in seconds."""
+        before, judged = self.run_time(), self.judged()
+        time.sleep(window_s)
+        after, judged = self.run_time(), self.judged() - judged
+        load.check()
+        if not judged:
+            raise PliantError("no connection was judged while the policy was in force")
+        return Cost((after.nanoseconds - before.nanoseconds) / judged, (after.runs - before.runs) / judged)
 
 
 BENCH = Bench(
     name="connect",
-    summary="Connections a second through nginx with all features attached, against none; ns of each program.",
+    summary="Connections a second through nginx with all features in force, against none; ns of each program.",
     run=run,
     runs=10,
 )

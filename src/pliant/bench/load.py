@@ -12,6 +12,7 @@ Rates are by processor time used, not by the clock, so that others who use the s
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -30,17 +31,20 @@ _FAILED = re.compile(r"Socket errors: .*|Non-2xx or 3xx responses: .*")
 
 
 class Load:
-    """wrk on one processor, a new connection for every request, until the block is left.
+    """wrk on one processor, a new connection for every request, until the block is left, for ``most_s`` at most.
 
     ``server`` and ``client`` are services of the host; the server's processes are moved to the same processor.
     Raises PliantError when wrk is missing or no connection comes; leaving raises it when requests failed.
     """
 
-    def __init__(self, host: Host, url: str, *, server: str, client: str = "load.service") -> None:
+    def __init__(
+        self, host: Host, url: str, *, server: str, most_s: float, client: str = "load.service"
+    ) -> None:
         self.host = host
         self.url = url
         self.server = server
         self.client = client
+        self.most_s = most_s
         self.processor = max(os.sched_getaffinity(0))
         self._process: Process | None = None
 
@@ -49,8 +53,9 @@ class Load:
             raise PliantError("wrk is not installed", remedy="install it: apt install wrk")
         for pid in self._pids(self.server):
             os.sched_setaffinity(pid, {self.processor})
-        argv = ["taskset", "-c", str(self.processor), "wrk", "--threads", "1", "--duration", "24h"]
-        argv += ["--connections", str(CONNECTIONS), "--header", "Connection: close", self.url]
+        argv = ["taskset", "-c", str(self.processor), "wrk", "--threads", "1"]
+        argv += ["--duration", f"{math.ceil(self.most_s)}s", "--connections", str(CONNECTIONS)]
+        argv += ["--header", "Connection: close", self.url]
         self._process = self.host.spawn(argv, service=self.client)
         try:
             self._await_first(self._process)
@@ -82,10 +87,18 @@ class Load:
         pids = [*self._pids(self.server), *self._pids(self.client)]
         accepted, used = self.accepted(), _processor_ns(pids)
         time.sleep(window_s)
+        self.check()
         accepted, used = self.accepted() - accepted, _processor_ns(pids) - used
         if not accepted or not used:
             raise PliantError(f"no connection to {self.url} was made within {window_s:g} s")
         return accepted / (used / 1e9)
+
+    def check(self) -> None:
+        """Raise PliantError when the load has ended by itself: what was measured since is worth nothing."""
+        if self._process is None or self._process.poll() is not None:
+            raise PliantError(
+                f"the load on {self.url} ended before the measurement did ({self.most_s:.0f} s)"
+            )
 
     def _await_first(self, process: Process) -> None:
         before, deadline = self.accepted(), time.monotonic() + FIRST_S

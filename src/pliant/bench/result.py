@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a benchmark measured: the one shape for all of them, as a file, as a document and as a table for people."""
+"""What a benchmark measured: the one shape for all of them, as a file and as a document."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pliant
 from pliant.bench import machine
 from pliant.bench.bench import Sample
 from pliant.errors import PliantError
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 DIGITS = 5  # significant ones; the rest is noise
 
@@ -92,23 +89,10 @@ class Result:
         path.write_text(self.to_json())
         return path
 
-    def table(self) -> Table:
-        """The result for people."""
-        from rich.table import Table
-
-        table = Table(
-            title=f"{self.bench}, {self.runs} runs",
-            caption=f"commit {self.commit}, kernel {self.kernel}, {self.cpu}, {self.date}",
-            title_justify="left",
-            caption_justify="left",
-        )
-        table.add_column("metric", no_wrap=True)
-        for column in ("median", "min", "max"):
-            table.add_column(column, justify="right")
-        table.add_column("unit")
-        for m in self.results:
-            table.add_row(m.metric, *(shown(value) for value in (m.median, m.min, m.max)), m.unit)
-        return table
+    @property
+    def origin(self) -> str:
+        """Where and when it was measured, in one line."""
+        return f"commit {self.commit}, kernel {self.kernel}, {self.cpu}, {self.date}"
 
 
 def shown(value: float) -> str:

@@ -2,32 +2,33 @@
 """What BPF there is on the demo's server, from the kernel itself, and how it differs between two moments.
 
 Nothing here asks Pliant what it did: programs, maps and links come from the kernel's own lists, attachments
-from a query of every cgroup hook, pins from the bpffs.
+from a query of every cgroup hook, calls from the maps of programs, pins from the bpffs.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pliant.kernel import assembly, cgroups
 from pliant.kernel.cgroup_query import attached
 from pliant.kernel.errors import KernelError
 from pliant.kernel.links import all_links, attach_cgroup
-from pliant.kernel.maps import map_ids
+from pliant.kernel.maps import Map, map_ids
 from pliant.kernel.programs import Program, ProgramType, program_ids
-from pliant.kernel.uapi import AttachType
+from pliant.kernel.uapi import AttachType, MapType
 
 BYSTANDER = "somebody_elses"
 CGROUP_HOOKS = tuple(hook for hook in AttachType if hook.name.startswith("CGROUP_"))
 POLL_S = 0.02
 
-Hook = tuple[str, str]  # a cgroup's path below the host's root, and the hook's name
+Hook = tuple[str, str]  # a cgroup's path below the host's root, and the hook's name or who calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +42,10 @@ class ProgramIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """One moment. Programs and maps are the whole kernel's; attachments, links and pins the host's.
+    """One moment. Programs and maps are the whole kernel's; attachments, calls, links and pins the host's.
 
-    ``attachments`` has the ids of programs in the order they run; ``links`` maps link id to program id.
+    ``attachments`` has the ids of programs in the order they run; ``links`` maps link id to program id; ``calls`` has
+    for each attached program the ids of those that it can tail-call.
     """
 
     programs: Mapping[int, ProgramIdentity]
@@ -51,22 +53,29 @@ class Inventory:
     attachments: Mapping[Hook, tuple[int, ...]]
     links: Mapping[int, int]
     pins: tuple[str, ...]
+    calls: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
     def places(self) -> Iterator[tuple[int, Hook]]:
-        """Run through the attached programs with where they are."""
-        for hook, numbers in self.attachments.items():
+        """Run through the programs that are attached, or called by one that is, with where they run."""
+        for (group, hook), numbers in self.attachments.items():
             for number in numbers:
-                yield number, hook
+                yield number, (group, hook)
+                for called in self.calls.get(number, ()):
+                    yield called, (group, f"called by {self.programs[number].name}")
 
 
 def take(cgroup_root: Path, pins: Path) -> Inventory:
     """Ask the kernel what there is now, below this cgroup and pin directory."""
     groups = list(cgroups.walk(cgroup_root))
     ids = {group.id for group in groups}
+    programs = dict(_programs())
+    attachments = dict(_attachments(cgroup_root, [group.path for group in groups]))
+    hooked = {number for numbers in attachments.values() for number in numbers if number in programs}
     return Inventory(
-        programs=dict(_programs()),
+        programs=programs,
         maps=frozenset(map_ids()),
-        attachments=dict(_attachments(cgroup_root, [group.path for group in groups])),
+        attachments=attachments,
+        calls={number: tuple(_called(programs[number].maps)) for number in sorted(hooked)},
         links={link.id: link.program_id for link in all_links() if link.cgroup_id in ids},
         pins=tuple(sorted(_below(pins))),
     )
@@ -87,6 +96,13 @@ def _attachments(root: Path, groups: list[str]) -> Iterator[tuple[Hook, tuple[in
                     yield (group, hook.spoken), tuple(one.program_id for one in found)
 
 
+def _called(maps: Iterable[int]) -> Iterator[int]:
+    for number in maps:
+        with suppress(KernelError), Map.by_id(number) as held:  # gone meanwhile
+            if held.type is MapType.PROG_ARRAY:
+                yield from (int.from_bytes(program, sys.byteorder) for _, program in held.items())
+
+
 def _below(directory: Path) -> Iterator[str]:
     for parent, _, names in os.walk(directory):
         for name in names:
@@ -102,7 +118,7 @@ class Comparison:
     after: Inventory
 
     def rows(self) -> list[tuple[int, str, Hook, tuple[bool, bool, bool]]]:
-        """Every program that was attached at any of the moments: id, name, where, and when."""
+        """Every program that was attached, or called, at any of the moments: id, name, where, and when."""
         moments = (self.before, self.during, self.after)
         seen = dict.fromkeys(place for moment in moments for place in moment.places())
         names = {number: one.name for moment in moments for number, one in moment.programs.items()}
@@ -120,7 +136,7 @@ class Comparison:
 
     @property
     def came(self) -> frozenset[int]:
-        """Programs that came with the policy: attached to the host then, and not loaded before."""
+        """Programs that came with the policy: attached to the host or called then, and not loaded before."""
         return frozenset(number for number, _ in self.during.places() if number not in self.before.programs)
 
     @property

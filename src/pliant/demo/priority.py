@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Running ahead of other work on the machine, so that it does not show in the times.
 
-An emulated path of 10 ms is only as true as its relay is punctual: with other processes on every processor it
-wakes up to a clock tick (4 ms) late.
+The relay of an emulated path does so by itself, but the web server and the clients would still wait for a processor:
+with others busy on all of them, completion times over a path of 10 ms came out up to 20 ms late.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ def retransmissions(result: Result) -> str:
 
 
 def programs_table(comparison: Comparison) -> str:
-    """Every program that was attached to the host at any time, and when."""
+    """Every program that ran for the host's connections at any time, and when."""
     rows = [
         (name, str(number), hook, group, *("yes" if there else "-" for there in moments))
         for number, name, (group, hook), moments in comparison.rows()

@@ -31,6 +31,7 @@ import struct
 import sys
 import time
 from collections import deque
+from contextlib import suppress
 from typing import Any
 
 PR_SET_TIMERSLACK = 29
@@ -222,10 +223,17 @@ def run(directions: list[Direction], control: socket.socket, statistics: mmap.mm
         publish(statistics, 0, *one.counts.values(), *other.counts.values())
 
 
+def run_ahead_of_others() -> None:
+    """Become a real-time process (sched(7)) where that is allowed: else busy processors wake it up to 4 ms late."""
+    with suppress(OSError):  # no CAP_SYS_NICE, or no real-time share for this control group
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(os.sched_get_priority_min(os.SCHED_RR)))
+
+
 def main() -> None:
     """Read the settings and carry packets."""
     setup = json.loads(sys.argv[1])
     ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
+    run_ahead_of_others()
     control = socket.socket(fileno=setup["control"])
     statistics = mmap.mmap(setup["statistics"], 0)
     tun = setup["tun"]

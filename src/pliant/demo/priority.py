@@ -2,7 +2,7 @@
 """Running ahead of other work on the machine, so that it does not show in the times.
 
 The relay of an emulated path does so by itself, but the web server and the clients would still wait for a processor:
-with others busy on all of them, completion times over a path of 10 ms came out up to 20 ms late.
+with others busy on all of them, completion times over a path of 10 ms came out up to 28 ms late.
 """
 
 from __future__ import annotations

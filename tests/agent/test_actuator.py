@@ -378,6 +378,30 @@ def test_death_while_another_build_is_taken_over_is_settled_and_connections_are_
     assert seen.kinds == {OLD}
 
 
+@pytest.mark.parametrize("moment", ["before", "taken", "read back"])
+def test_death_while_another_build_is_taken_over_is_settled_by_that_build_too(
+    pliant: Pliant,
+    tuning: list[Policy],
+    connecting: Meanwhile,
+    installed: Install,
+    other_build: Layout,
+    monkeypatch: pytest.MonkeyPatch,
+    moment: str,
+) -> None:
+    with installed(other_build):
+        pliant.apply(*tuning)
+    before, links = pliant.listing(), pliant.link_ids()
+    with connecting("web.service") as seen:
+        for position in range(6):
+            with interposed(monkeypatch, Dies(position, moment)):
+                assert run_and_die(pliant, apply_new(tuning))
+            with installed(other_build), pliant.host() as host:
+                host.carry_out(host.change_to_repair(), actor="test")
+                assert host.drift() == ()
+            assert (pliant.listing(), pliant.link_ids()) == (before, links), position
+    assert seen.kinds == {OLD}
+
+
 @pytest.mark.parametrize("moment", ["before", "taken"])
 def test_failure_while_programs_are_replaced_puts_the_old_ones_back(
     pliant: Pliant,

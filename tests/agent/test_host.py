@@ -216,6 +216,17 @@ def test_slot_that_holds_the_program_of_another_feature_is_seen_and_put_right(
     assert seen.kinds == {given(1)}
 
 
+def test_directory_of_somebody_else_among_the_pins_is_cleared(
+    pliant: Pliant, service: str, make_policy: MakePolicy
+) -> None:
+    pliant.apply(version(make_policy, service, 1))
+    with pliant.host() as host:
+        host.pins.object("stray").mkdir()
+        host.carry_out(host.change_to_repair(), actor="test")
+        assert host.drift() == ()
+        assert "stray" not in host.pins.objects()
+
+
 # -- programs of others
 
 

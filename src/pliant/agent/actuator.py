@@ -94,7 +94,7 @@ class KernelActuator:
         directory = self.pins.object(step.object)
         for build in self.pins.builds(step.object):
             self.pins.program(step.object, build).unlink()
-        if step.object != SCOPE and self.pins.map(FEATURES).exists():
+        if step.object in self.layout.slots and self.pins.map(FEATURES).exists():
             with Map.pinned(self.pins.map(FEATURES)) as features:
                 features.delete(_slot(self.layout.slots[step.object]))
         _remove(directory)
@@ -245,11 +245,11 @@ class KernelActuator:
                 raise KernelError(f"the link to cgroup {cgroup_id} does not run scope there")
 
     def _scope(self) -> Program:
-        """The program to attach: the newest, where one is replacing another."""
-        builds = self.pins.builds(SCOPE)
+        """The program to attach: this build's, where it is replacing another."""
+        builds, own = self.pins.builds(SCOPE), self.layout.builds[SCOPE]
         if not builds:
             raise PliantError("the program scope is not loaded")
-        return Program.pinned(self.pins.program(SCOPE, builds[-1]))
+        return Program.pinned(self.pins.program(SCOPE, own if own in builds else builds[-1]))
 
     # -- other builds
 

@@ -91,7 +91,8 @@ class Host:
     def observe(self, known: Mapping[str, int] | None = None) -> HostState:
         """What of ours is in the kernel."""
         ids = frozenset((known if known is not None else self.cgroups()).values())
-        return read_state(self.pins, shipped_layout().slots, ids.__contains__)
+        layout = shipped_layout()
+        return read_state(self.pins, layout.slots, ids.__contains__, layout.builds)
 
     def policies(self, generation: int | None = None) -> dict[str, Policy]:
         """The policies of a generation by name; of the one in force when none is given."""

@@ -22,12 +22,23 @@ FEATURES = Table(SCOPE, "features")
 POLICY_CONSTANT_BYTES = 16  # struct policy up to its counters, which the kernel side writes
 
 
-def read_state(pins: PinTree, slots: Mapping[str, int], cgroup_exists: Callable[[int], bool]) -> HostState:
+def read_state(
+    pins: PinTree,
+    slots: Mapping[str, int],
+    cgroup_exists: Callable[[int], bool],
+    own_builds: Mapping[str, str] | None = None,
+) -> HostState:
     """The state under one layout's pins; ``slots`` says where scope looks for each feature.
 
-    Raises :class:`KernelError` when a pin cannot be opened.
+    Where replacing a program was interrupted, its build is the one of the two that is not in ``own_builds``, or the
+    older one. Raises :class:`KernelError` when a pin cannot be opened.
     """
-    builds = {name: found[0] for name in pins.objects() if (found := pins.builds(name))}
+    own = own_builds or {}
+    builds = {
+        name: next((build for build in found if build != own.get(name)), found[0])
+        for name in pins.objects()
+        if (found := pins.builds(name))
+    }
     uncalled = _uncalled(pins, slots, builds)
     builds = {name: build for name, build in builds.items() if name not in uncalled}
     tables = {table: read_table(pins, table) for name in builds for table in tables_of(name)}

@@ -13,7 +13,7 @@ from pliant.observe.tables import Tables
 class HostState:
     """What was found under one layout's pins.
 
-    ``builds`` maps each loaded object to the digest of the file it was loaded from, the older one where replacing it
+    ``builds`` maps each loaded object to the digest of the file it was loaded from, the one to be replaced where that
     was interrupted; ``partial`` names objects that cannot be used: their pins are incomplete (their loading was
     interrupted), or scope does not call them. ``attachments`` are the ids of the cgroups that scope is on; ``stale``
     are those whose cgroup is gone or whose link runs another program; ``other_layouts`` are pin directories of other

@@ -171,6 +171,8 @@ MATCH_ROWS = [
     ("a range out of range", SERVICE + "localPorts: [1-70000]", 9, "spec.match.localPorts[0]", "'1-70000' goes outside 1 to 65535"),
     ("a boolean as a port", SERVICE + "localPorts: [on]", 9, "spec.match.localPorts[0]", "true or false stands where a port is wanted"),
     ("a port that is no list", SERVICE + "remotePorts: 443", 9, "spec.match.remotePorts", "443 is not a list; write [443]"),
+    ("ports in a text of two lines", SERVICE + 'remotePorts: "80\\n443"', 9, "spec.match.remotePorts", r"'80\n443' is not a list; write for example [443]"),
+    ("ports in an empty text", SERVICE + "remotePorts: ''", 9, "spec.match.remotePorts", "'' is not a list; write for example [443]"),
     ("no ports in the list", SERVICE + "remotePorts: []", 9, "spec.match.remotePorts", "the list is empty"),
     ("overlapping ports", SERVICE + "localPorts:\n- 440-450\n- 443", 11, "spec.match.localPorts[1]", "443 is in the list twice"),
     ("too many ports", SERVICE + "localPorts: [1-2000]", 9, "spec.match.localPorts", "make 2,000 pairs of local and remote port, at most 1,024 are possible; leave the ports out"),

@@ -186,7 +186,7 @@ def _wrong_kind(fault: _Fault) -> tuple[str, str]:
         if kind == "a whole number" and _DIGITS.fullmatch(value):
             how = " without quotes" if value == str(int(value)) else ""
             return f"{quote(value)} is text, not a number", f"write {int(value)}{how}"
-        if kind == "a list":
+        if kind == "a list" and value.strip() and value.isprintable():
             return f"{quote(value)} is not a list", f"write [{shorten(value)}]"
         return f"{quote(value)} is not {kind}", fault.wanted.remedy()
     if isinstance(value, (list, dict)):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pliant.agent.actuator import SHARED_MAPS
 from pliant.features import features
 from pliant.features.encoding import RULE_EXACT_BITS
 from pliant.features.layout import MAX_OPTIONS, shipped_layout
@@ -88,8 +89,6 @@ def test_structs_have_no_hidden_padding() -> None:
 
 def test_lists_of_policies_have_the_declared_length() -> None:
     assert LAYOUT.scope["rule"].size == 4 * MAX_RULE_POLICIES
-    (options,) = (field for field in LAYOUT.scope["verdict"].fields if field.name == "policy")
-    assert options.size == 4 * MAX_OPTIONS
 
 
 def test_what_user_space_owns_of_a_policy_ends_where_the_counters_start() -> None:
@@ -121,9 +120,25 @@ def test_a_features_settings_and_verdicts_are_those_it_is_given(name: str) -> No
     assert key is not None
     assert value is not None
     assert (key.size, value.fields) == (4, LAYOUT.settings[name].fields)
-    _, verdict = btf.map_codecs("verdicts")
-    assert verdict is not None
-    assert verdict.fields == LAYOUT.scope["verdict"].fields
+    for table in ("verdicts", "accepted"):
+        _, verdict = btf.map_codecs(table)
+        assert verdict is not None
+        assert verdict.fields == LAYOUT.scope["verdict"].fields
+
+
+def test_a_verdict_tells_whose_it_is_and_has_a_bit_and_a_policy_for_each_option() -> None:
+    fields = {field.name: field for field in LAYOUT.scope["verdict"].fields}
+    assert fields["socket"].size == 8
+    assert fields["won"].size * 8 == MAX_OPTIONS
+    assert fields["policy"].size == 4 * MAX_OPTIONS
+
+
+@pytest.mark.parametrize("table", SHARED_MAPS)
+@pytest.mark.parametrize("name", [SCOPE, *features()])
+def test_scope_and_every_feature_declare_the_maps_they_share_alike(name: str, table: str) -> None:
+    sizes = [codec and codec.size for codec in Btf.from_elf(LAYOUT.objects[name]).map_codecs(table)]
+    assert sizes == [codec and codec.size for codec in Btf.from_elf(LAYOUT.objects[SCOPE]).map_codecs(table)]
+    assert sizes[0] == 4
 
 
 def test_slots_are_those_of_the_features_in_order_of_their_names() -> None:

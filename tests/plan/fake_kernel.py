@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import singledispatchmethod
 
 from pliant.features.encoding import encode
-from pliant.features.layout import Layout
-from pliant.observe.state import Attached, HostState
+from pliant.features.layout import Layout, shipped_layout
+from pliant.observe.state import HostState
 from pliant.observe.tables import Table
 from pliant.plan.planner import Target
 from pliant.plan.steps import (
@@ -28,82 +29,101 @@ from pliant.plan.steps import (
 from pliant.policy.desired import SCOPE, DesiredState
 
 TABLES = {SCOPE: ("policies", "rules", "services")}
+POLICIES, RULES = Table(SCOPE, "policies"), Table(SCOPE, "rules")
 
 
 class Misstep(AssertionError):
     """A step that the kernel would refuse, or that would leave connections half served."""
 
 
+@dataclass(frozen=True)
+class Program:
+    """A program: ``maps`` tells of which loading of scope it uses the maps, the ``features`` table among them."""
+
+    number: int
+    maps: int
+
+
 @dataclass
 class Loaded:
-    """An object in the kernel: ``verdicts`` tells which scope's verdicts its program reads or writes."""
+    """An object that is pinned."""
 
     build: str
-    program: int
-    verdicts: int
-
-
-@dataclass
-class Link:
-    """An attachment: the program it runs, and the verdicts that program reads or writes."""
-
-    program: int
-    verdicts: int
+    program: Program
 
 
 @dataclass
 class FakeKernel:
-    """What is loaded, pinned and attached; ``links`` are in the order in which they were attached.
+    """What is loaded, pinned and attached.
 
-    ``strict`` also refuses what the kernel would do, but no plan should: a feature in front of scope.
+    ``links`` has the program that each cgroup's link runs, ``called`` is scope's ``features`` table: a program by
+    option slot. ``strict`` also refuses what the kernel would do, but no plan should: rules for options that nothing
+    sets.
     """
 
     cgroups: Mapping[str, int]
     objects: dict[str, Loaded] = field(default_factory=dict)
     partial: set[str] = field(default_factory=set)
     tables: dict[Table, dict[bytes, bytes]] = field(default_factory=dict)
-    links: dict[Attached, Link] = field(default_factory=dict)
+    links: dict[int, Program] = field(default_factory=dict)
+    called: dict[int, Program] = field(default_factory=dict)
     layouts: list[str] = field(default_factory=list)
     kept: dict[str, str] = field(default_factory=dict)  # replaced programs that are still pinned
     strict: bool = True
+    layout: Layout = field(default_factory=shipped_layout)
     ids: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
     # -- looking
 
     def observe(self) -> HostState:
         """What :func:`pliant.observe.reader.read_state` would find."""
-        stale = {attached for attached in self.links if not self.is_sound(attached)}
+        usable = {name for name in self.objects if SCOPE not in self.objects or self.is_called(name)}
+        stale = {cgroup_id for cgroup_id in self.links if not self.is_sound(cgroup_id)}
         return HostState(
-            builds={name: loaded.build for name, loaded in self.objects.items()},
-            partial=frozenset(self.partial),
-            tables={table: dict(entries) for table, entries in self.tables.items()},
+            builds={name: self.objects[name].build for name in usable},
+            partial=frozenset(self.partial | self.objects.keys() - usable),
+            tables={table: dict(held) for table, held in self.tables.items() if table.object in usable},
             attachments=frozenset(self.links.keys() - stale),
             stale=frozenset(stale),
             other_layouts=tuple(self.layouts),
         )
 
-    def is_sound(self, attached: Attached) -> bool:
-        """Whether a link runs its object's program on a cgroup that exists."""
-        loaded = self.objects.get(attached.program)
-        exists = attached.cgroup_id in self.cgroups.values()
-        return exists and loaded is not None and loaded.program == self.links[attached].program
+    def is_called(self, name: str) -> bool:
+        """Whether a feature's slot holds its program; scope needs none."""
+        return name == SCOPE or self.called.get(self.layout.slots[name]) == self.objects[name].program
+
+    def is_sound(self, cgroup_id: int) -> bool:
+        """Whether a link runs scope's program on a cgroup that exists."""
+        scope = self.objects.get(SCOPE)
+        exists = cgroup_id in self.cgroups.values()
+        return exists and scope is not None and scope.program == self.links[cgroup_id]
 
     def running(self, cgroups: Iterable[str]) -> list[str]:
-        """The programs that run for a socket, given its cgroup and the ones above it, in order.
+        """The programs that can run for a socket, given its cgroup and the ones above it, in order.
 
-        A feature counts as running only if it reads the verdicts that the scope in front of it writes.
+        Scope runs for each link. It calls what its slots hold, and a feature does something only if it was loaded
+        with the maps of that scope, for it finds the verdict there.
         """
         order = []
-        verdicts = -1
-        for cgroup in cgroups:
-            for attached, link in self.links.items():
-                if attached.cgroup_id != self.cgroups[cgroup]:
-                    continue
-                if attached.program == SCOPE:
-                    verdicts = link.verdicts
-                if link.verdicts == verdicts:
-                    order.append(attached.program)
+        for link in (self.links[i] for i in map(self.cgroups.__getitem__, cgroups) if i in self.links):
+            order.append(SCOPE)
+            for name, slot in sorted(self.layout.slots.items(), key=lambda item: item[1]):
+                feature = self.called.get(slot)
+                if feature is not None and feature.maps == link.maps:
+                    order.append(name)
         return order
+
+    def uncalled(self, rules: Iterable[bytes]) -> set[str]:
+        """The options that policies named by these rules set and no program does."""
+        named = {n for rule in rules for n in self.layout.scope["rule"].unpack(rule)["policy"] if n}
+        return {name for name in self._options(named) if self.layout.slots[name] not in self.called}
+
+    def _options(self, numbers: Iterable[int]) -> Iterator[str]:
+        policies = self.tables.get(POLICIES, {})
+        for number in numbers:
+            found = policies.get(number.to_bytes(4, sys.byteorder))
+            options = self.layout.scope["policy"].unpack(found)["options"] if found else 0
+            yield from (name for name, slot in self.layout.slots.items() if options >> slot & 1)
 
     # -- changing
 
@@ -119,25 +139,34 @@ class FakeKernel:
     def _load(self, step: LoadObject) -> None:
         _require(step.object not in self.objects and step.object not in self.partial, f"{step}: EEXIST")
         _require(bool(step.build), f"{step}: no file")
-        _require(step.object == SCOPE or SCOPE in self.objects, f"{step}: no verdicts to read")
+        _require(step.object == SCOPE or SCOPE in self.objects, f"{step}: no scope to be called by")
         number = next(self.ids)
-        verdicts = number if step.object == SCOPE else self.objects[SCOPE].verdicts
-        self.objects[step.object] = Loaded(step.build, number, verdicts)
+        if step.object == SCOPE:
+            program = Program(number, maps=number)
+            self.called = {}
+        else:
+            program = Program(number, self.objects[SCOPE].program.maps)
+            self.called[self.layout.slots[step.object]] = program
+        self.objects[step.object] = Loaded(step.build, program)
         for name in TABLES.get(step.object, ("settings",)):
             self.tables[Table(step.object, name)] = {}
 
     @act.register
     def _unload(self, step: UnloadObject) -> None:
         _require(step.object in self.objects or step.object in self.partial, f"{step}: ENOENT")
-        attached = [a for a in self.links if a.program == step.object]
-        _require(not attached, f"{step}: still attached to {attached}")
-        _require(
-            step.object != SCOPE or not self.objects.keys() - {SCOPE}, f"{step}: features read its verdicts"
-        )
+        if step.object == SCOPE:
+            others = (self.objects.keys() | self.partial) - {SCOPE}
+            _require(not self.links, f"{step}: still attached to {set(self.links)}")
+            _require(not others, f"{step}: {others} use its maps")
+            self.called = {}
+        else:
+            self.called.pop(self.layout.slots[step.object], None)
         self.objects.pop(step.object, None)
         self.partial.discard(step.object)
         for table in [table for table in self.tables if table.object == step.object]:
             _require(not self.tables.pop(table) or not step.build, f"{step}: entries would be lost")
+        if step.build:  # what was loaded half was not called before either
+            self._require_called(step, self.tables.get(RULES, {}).values())
 
     @act.register
     def _replace(self, step: ReplaceProgram) -> None:
@@ -156,12 +185,16 @@ class FakeKernel:
     def _switch(self, step: ReplaceProgram | RestoreProgram, running: str) -> None:
         loaded = self.objects.get(step.object)
         _require(loaded is not None and loaded.build == running, f"{step}: another build is there")
+        _require(SCOPE in self.objects, f"{step}: no scope to be called by")
         assert loaded is not None
-        loaded.build, loaded.program = step.build, next(self.ids)
-        for attached, link in self.links.items():
-            if attached.program == step.object:
-                _require(attached.cgroup_id in self.cgroups.values(), f"{step}: ENOLINK (cgroup_bpf_replace)")
-                link.program = loaded.program
+        maps = self.objects[SCOPE].program.maps
+        loaded.build, loaded.program = step.build, replace(loaded.program, number=next(self.ids), maps=maps)
+        if step.object != SCOPE:
+            self.called[self.layout.slots[step.object]] = loaded.program
+            return
+        for cgroup_id in self.links:
+            _require(cgroup_id in self.cgroups.values(), f"{step}: ENOLINK (cgroup_bpf_replace)")
+            self.links[cgroup_id] = loaded.program
 
     @act.register
     def _write(self, step: WriteTable) -> None:
@@ -170,33 +203,32 @@ class FakeKernel:
         found = {key: entries.get(key) for key in step.before}
         _require(found == step.before, f"{step}: what was there before is {found}")
         _require(step.before.keys() == step.puts.keys() | step.deletes, f"{step}: 'before' is not complete")
+        if step.table == RULES:
+            self._require_called(step, step.puts.values())
         entries.update(step.puts)
         for key in step.deletes:
             _require(entries.pop(key, None) is not None, f"{step}: ENOENT")
 
     @act.register
     def _attach(self, step: Attach) -> None:
-        attached = Attached(step.cgroup_id, step.program)
         _require(self.cgroups.get(step.cgroup) == step.cgroup_id, f"{step}: no such cgroup")
-        _require(step.program in self.objects, f"{step}: not loaded")
-        _require(attached not in self.links, f"{step}: attached already")
-        others = any(a.cgroup_id == step.cgroup_id for a in self.links)
-        in_order = not others if step.program == SCOPE else (step.cgroup_id, SCOPE) in self.links
-        _require(in_order or not self.strict, f"{step}: scope does not run first")
-        loaded = self.objects[step.program]
-        self.links[attached] = Link(loaded.program, loaded.verdicts)
+        _require(SCOPE in self.objects, f"{step}: not loaded")
+        _require(step.cgroup_id not in self.links, f"{step}: attached already")
+        self.links[step.cgroup_id] = self.objects[SCOPE].program
 
     @act.register
     def _detach(self, step: Detach) -> None:
-        attached = Attached(step.cgroup_id, step.program)
-        _require(attached in self.links, f"{step}: not attached")
-        others = {a.program for a in self.links if a.cgroup_id == step.cgroup_id} - {SCOPE}
-        _require(step.program != SCOPE or not others, f"{step}: {others} would be left alone")
-        del self.links[attached]
+        _require(step.cgroup_id in self.links, f"{step}: not attached")
+        del self.links[step.cgroup_id]
 
     @act.register
     def _retire(self, step: RetireLayout) -> None:
         self.layouts.remove(step.layout)
+
+    def _require_called(self, step: Step, rules: Iterable[bytes]) -> None:
+        if self.strict:
+            uncalled = self.uncalled(rules)
+            _require(not uncalled, f"{step}: rules name {uncalled}, which nothing sets")
 
 
 def _require(condition: bool, complaint: str) -> None:

@@ -9,7 +9,7 @@ from pliant.errors import PliantError
 from pliant.plan.executor import PlanFailed, execute
 from pliant.plan.steps import Attach, Detach, ForgetProgram, Step
 
-STEPS = [Attach("", number, f"/{number}", "scope") for number in range(3)]
+STEPS = [Attach("", number, f"/{number}") for number in range(3)]
 
 BEFORE = "the host is as it was before"
 

@@ -2,15 +2,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pliant.features.layout import shipped_layout
-from pliant.observe.state import Attached, HostState
 from pliant.observe.tables import Table
 from pliant.plan.planner import Target, plan
 from pliant.plan.steps import (
@@ -30,7 +31,7 @@ from pliant.policy.explain import Connection
 from pliant.policy.model import Policy
 from pliant.policy.numbering import Numbering
 from pliant.policy.services import ancestors
-from tests.plan.fake_kernel import FakeKernel, Link, Loaded, Misstep, take, target_of
+from tests.plan.fake_kernel import FakeKernel, Misstep, Program, take, target_of
 from tests.policy.scope_model import judge
 from tests.policy.strategies import CGROUPS, connections, policy, policy_sets, unhurried
 
@@ -55,12 +56,15 @@ def host_with(wanted: Target) -> FakeKernel:
     return kernel
 
 
-def assert_holds(found: HostState, wanted: Target) -> None:
+def assert_holds(kernel: FakeKernel, wanted: Target) -> None:
+    found = kernel.observe()
     assert found.builds == wanted.builds
     assert found.tables == wanted.tables
-    assert found.attachments == {Attached(a.cgroup_id, a.program) for a in wanted.attachments}
+    assert found.attachments == {a.cgroup_id for a in wanted.attachments}
     assert not found.partial | found.stale
     assert not found.other_layouts
+    assert kernel.called.keys() == {LAYOUT.slots[name] for name in wanted.builds if name != SCOPE}
+    assert len({loaded.program.maps for loaded in kernel.objects.values()}) <= 1
 
 
 def assert_references_hold(kernel: FakeKernel) -> None:
@@ -88,10 +92,22 @@ def assert_complete(kernel: FakeKernel, connection: Connection) -> None:
         assert number.to_bytes(4, sys.byteorder) in kernel.tables[Table(option, "settings")]
 
 
-def step_by_step(kernel: FakeKernel, steps: Sequence[Step]) -> Iterator[Step]:
+def step_by_step(kernel: FakeKernel, steps: Iterable[Step]) -> Iterator[Step]:
     for step in steps:
         kernel.act(step)
         yield step
+
+
+def entry_by_entry(steps: Sequence[Step]) -> Iterator[Step]:
+    """The same steps, with what is written to tables written one entry after the other, as the kernel does."""
+    for step in steps:
+        if not isinstance(step, WriteTable):
+            yield step
+            continue
+        for key, value in step.puts.items():
+            yield replace(step, puts={key: value}, deletes=frozenset(), before={key: step.before[key]})
+        if step.deletes:
+            yield replace(step, puts={}, before={key: step.before[key] for key in step.deletes})
 
 
 def undone(steps: Sequence[Step]) -> list[Step]:
@@ -120,9 +136,9 @@ def test_a_plan_leads_from_any_state_to_any_other_and_then_nothing_is_left_to_do
 ) -> None:
     before, after = change
     kernel = host_with(before)
-    assert_holds(kernel.observe(), before)
+    assert_holds(kernel, before)
     take(kernel, plan(kernel.observe(), after, NAMES))
-    assert_holds(kernel.observe(), after)
+    assert_holds(kernel, after)
     assert plan(kernel.observe(), after, NAMES) == ()
 
 
@@ -183,7 +199,7 @@ def test_what_a_connection_is_given_before_and_after_it_is_given_at_every_step_b
     steps = plan(kernel.observe(), after, NAMES)
     end = host_with(after)
     kept = {connection: given_to(kernel, connection) & given_to(end, connection) for connection in tried}
-    for _ in step_by_step(kernel, [*steps, *undone(steps)]):
+    for _ in step_by_step(kernel, [*entry_by_entry(steps), *entry_by_entry(undone(steps))]):
         for connection in tried:
             assert kept[connection] <= given_to(kernel, connection)
 
@@ -200,6 +216,38 @@ def test_a_first_plan_and_its_removal_meet_no_connection_half_done(
             for connection in tried:
                 assert_complete(kernel, connection)
     assert kernel.observe().is_empty
+
+
+NGINX = "/system.slice/nginx.service"
+
+
+@pytest.mark.parametrize(
+    ("wide", "narrow", "others"),
+    [
+        ({"service": "/system.slice"}, {"service": NGINX}, {"service": "system.slice"}),
+        ({"service": "nginx.service"}, {"service": f"{NGINX}/pool"}, {"service": NGINX}),
+        ({"peers": ["10.0.0.0/8"]}, {"peers": ["10.2.3.0/24"]}, {"peers": ["10.0.0.0/8"]}),
+        ({}, {"peers": ["10.2.3.4/32"]}, {}),
+    ],
+)
+def test_a_policy_that_moves_to_part_of_its_connections_never_leaves_those_entry_by_entry(
+    wide: dict[str, Any], narrow: dict[str, Any], others: dict[str, Any]
+) -> None:
+    connection = Connection(f"{NGINX}/pool/0", "server", 443, ip_address("10.2.3.4"), 9)
+    rate = {"pacing_rate": "10Mbit"}
+    first = compiled([policy("other", **wide, tune=rate), policy("web", **wide, tune={"dscp": 8})])
+    second = compiled(
+        [policy("other", **others, tune=rate), policy("web", **narrow, tune={"dscp": 8})], first.numbering
+    )
+    assert first.numbering.numbers == second.numbering.numbers
+    kernel = host_with(target_of(first.desired, LAYOUT))
+    steps = plan(kernel.observe(), target_of(second.desired, LAYOUT), NAMES)
+    kept = {
+        (option, first.numbering.numbers[name].number)
+        for option, name in (("dscp", "web"), ("pacing_rate", "other"))
+    }
+    for _ in step_by_step(kernel, [*entry_by_entry(steps), *entry_by_entry(undone(steps))]):
+        assert kept <= given_to(kernel, connection)
 
 
 def test_a_service_that_loses_its_own_policy_keeps_that_of_its_slice_at_every_step() -> None:
@@ -230,26 +278,33 @@ def half_load(kernel: FakeKernel, name: str) -> None:
         kernel.partial.add(name)
 
 
-def lose_cgroup(kernel: FakeKernel, name: str) -> None:
-    """A cgroup that had the program was removed."""
-    if loaded := kernel.objects.get(name):
-        kernel.links[Attached(GONE, name)] = Link(loaded.program, loaded.verdicts)
+def lose_cgroup(kernel: FakeKernel, name: str = SCOPE) -> None:
+    """A cgroup that had scope was removed."""
+    if scope := kernel.objects.get(SCOPE):
+        kernel.links[GONE] = scope.program
 
 
 def old_program(kernel: FakeKernel, name: str) -> None:
-    """A replacement was interrupted before it reached one of the links."""
-    for attached, link in kernel.links.items():
-        if attached.program == name:
-            link.program = -1
-            return
+    """A replacement was interrupted before it reached one of the links, or the slot."""
+    if name != SCOPE:
+        if name in kernel.objects:
+            kernel.called[LAYOUT.slots[name]] = replace(kernel.objects[name].program, number=-1)
+        return
+    for cgroup_id, program in kernel.links.items():
+        kernel.links[cgroup_id] = replace(program, number=-1)
+        return
 
 
 def lose_link(kernel: FakeKernel, name: str) -> None:
     """Somebody removed a link's pin."""
-    for attached in list(kernel.links):
-        if attached.program == name:
-            del kernel.links[attached]
-            return
+    if kernel.links:
+        del kernel.links[min(kernel.links)]
+
+
+def lose_call(kernel: FakeKernel, name: str) -> None:
+    """Somebody emptied a feature's slot."""
+    if name != SCOPE:
+        kernel.called.pop(LAYOUT.slots[name], None)
 
 
 def other_build(kernel: FakeKernel, name: str) -> None:
@@ -279,6 +334,7 @@ accidents = st.lists(
                 lose_cgroup,
                 old_program,
                 lose_link,
+                lose_call,
                 other_build,
                 spoil_entries,
                 other_layout,
@@ -304,9 +360,7 @@ def test_whatever_is_found_a_plan_leads_to_the_target_and_can_be_followed(
     for accident, name in happened:
         accident(kernel, name)
     take(kernel, plan(kernel.observe(), after, NAMES))
-    assert_holds(kernel.observe(), after)
-    scope = kernel.objects.get(SCOPE)
-    assert all(scope and loaded.verdicts == scope.verdicts for loaded in kernel.objects.values())
+    assert_holds(kernel, after)
     assert plan(kernel.observe(), after, NAMES) == ()
 
 
@@ -322,11 +376,11 @@ def test_whatever_was_found_a_plan_can_be_undone_step_by_step(
     steps = plan(kernel.observe(), after, NAMES)
     steps = tuple(s for s in steps if not isinstance(s, ForgetProgram))  # after these nothing is undone
     take(kernel, steps)
-    kernel.strict = False  # a feature that was found in front of scope is put back there
+    kernel.strict = False  # rules found without the feature they need are put back so
     take(kernel, undone(steps))
     kernel.strict = True
     take(kernel, plan(kernel.observe(), before, NAMES))
-    assert_holds(kernel.observe(), before)
+    assert_holds(kernel, before)
 
 
 WEB = policy("web", tune={"initial_cwnd": 40})
@@ -334,7 +388,7 @@ WEB = policy("web", tune={"initial_cwnd": 40})
 
 def test_a_cgroup_that_is_gone_is_forgotten_before_its_program_is_replaced() -> None:
     kernel = host_with(target([WEB]))
-    lose_cgroup(kernel, SCOPE)
+    lose_cgroup(kernel)
     steps = plan(kernel.observe(), target([WEB], "b2"), NAMES)
     kinds = [step.kind for step in steps]
     assert kinds.index("detach") < kinds.index("replace-program")
@@ -343,7 +397,7 @@ def test_a_cgroup_that_is_gone_is_forgotten_before_its_program_is_replaced() -> 
 
 def test_forgetting_a_cgroup_that_is_gone_has_no_undo() -> None:
     kernel = host_with(target([WEB]))
-    lose_cgroup(kernel, SCOPE)
+    lose_cgroup(kernel)
     (step,) = plan(kernel.observe(), target([WEB]), NAMES)
     assert step.sentence == f"detach scope from cgroup {GONE} (gone)"
     assert step.undo() is None
@@ -357,25 +411,60 @@ def test_removing_what_an_interrupted_loading_left_has_no_undo() -> None:
     assert step.undo() is None
 
 
-def test_features_whose_scope_is_gone_are_loaded_again_for_they_read_its_verdicts() -> None:
+def test_features_whose_scope_is_gone_are_loaded_again_for_they_use_its_maps() -> None:
     kernel = host_with(target([WEB]))
     forget_program(kernel, SCOPE)
     steps = plan(kernel.observe(), target([WEB]), NAMES)
     assert [s.object for s in steps if isinstance(s, LoadObject)] == [SCOPE, "initial_cwnd"]
     take(kernel, steps)
-    assert kernel.objects["initial_cwnd"].verdicts == kernel.objects[SCOPE].verdicts
+    assert kernel.objects["initial_cwnd"].program.maps == kernel.objects[SCOPE].program.maps
+    assert kernel.is_called("initial_cwnd")
 
 
-def test_a_feature_found_before_scope_is_attached_again_behind_it() -> None:
+@pytest.mark.parametrize("accident", [lose_call, old_program])
+def test_a_feature_that_scope_does_not_call_is_loaded_again_with_its_values(accident: Accident) -> None:
     kernel = host_with(target([WEB]))
-    nginx = CGROUPS["/system.slice/nginx.service"]
-    del kernel.links[Attached(nginx, SCOPE)]
+    accident(kernel, "initial_cwnd")
     steps = plan(kernel.observe(), target([WEB]), NAMES)
-    assert [(step.kind, step.program) for step in steps if isinstance(step, Attach | Detach)] == [
-        ("detach", "initial_cwnd"),
-        ("attach", SCOPE),
-        ("attach", "initial_cwnd"),
+    assert [step.sentence for step in steps] == [
+        "unload the program initial_cwnd",
+        "load the program initial_cwnd",
+        "write 1 entry of initial_cwnd.settings",
     ]
+    take(kernel, steps)
+    assert_holds(kernel, target([WEB]))
+
+
+def test_a_link_that_runs_another_program_is_made_again() -> None:
+    kernel = host_with(target([WEB]))
+    nginx = "/system.slice/nginx.service"
+    old_program(kernel, SCOPE)
+    (stale,) = kernel.observe().stale
+    steps = plan(kernel.observe(), target([WEB]), NAMES)
+    assert [(step.kind, step.cgroup_id) for step in steps if isinstance(step, Attach | Detach)] == [
+        ("detach", stale),
+        ("attach", stale),
+    ]
+    assert len(steps) == 2
+    assert stale in (CGROUPS[nginx], CGROUPS["/user.slice/nginx.service"])
+
+
+def test_a_slice_that_gets_a_policy_takes_scope_over_from_the_services_in_it() -> None:
+    nginx = "/system.slice/nginx.service"
+    own = policy("web", nginx, priority=2, tune={"pacing_rate": "10Mbit"})
+    first = compiled([own])
+    second = compiled([own, policy("all", "/system.slice", priority=1, tune={"dscp": 8})], first.numbering)
+    for before, after, kinds in (
+        (first, second, [("attach", "/system.slice"), ("detach", nginx)]),
+        (second, first, [("attach", nginx), ("detach", "/system.slice")]),
+    ):
+        kernel = host_with(target_of(before.desired, LAYOUT))
+        steps = plan(kernel.observe(), target_of(after.desired, LAYOUT), NAMES)
+        assert [(s.kind, s.cgroup) for s in steps if isinstance(s, Attach | Detach)] == kinds
+        connection = Connection(nginx, "server", 443, ip_address("10.2.3.4"), 9)
+        number = first.numbering.numbers["web"].number
+        for _ in step_by_step(kernel, [*steps, *undone(steps)]):
+            assert ("pacing_rate", number) in given_to(kernel, connection)
 
 
 def test_another_build_is_replaced_in_place_and_keeps_its_tables_and_links() -> None:
@@ -421,7 +510,7 @@ def test_moving_a_policy_to_other_peers_writes_rules_and_loads_attaches_and_sets
 
 def test_every_step_says_what_it_does_and_why() -> None:
     kernel = host_with(target([WEB]))
-    lose_cgroup(kernel, "initial_cwnd")
+    lose_cgroup(kernel)
     half_load(kernel, "dscp")
     other_layout(kernel, "")
     policies = [policy("other", "worker@1.service", tune={"pacing_rate": "10Mbit"})]
@@ -430,15 +519,70 @@ def test_every_step_says_what_it_does_and_why() -> None:
         assert step.reason
 
 
-def test_the_fake_kernel_refuses_what_the_kernel_would() -> None:
-    kernel = FakeKernel(CGROUPS, objects={SCOPE: Loaded("b1", 1, 1)})
-    refused: Mapping[str, Step] = {
-        "no such table": WriteTable("", Table("dscp", "settings"), {b"k": b"v"}, frozenset(), {b"k": None}),
-        "not loaded": Attach("", 1, "/", "dscp"),
-        "no such cgroup": Attach("", GONE, "/gone", SCOPE),
-        "not attached": Detach("", 1, "/", SCOPE),
-        "EEXIST": LoadObject("", SCOPE, "b1"),
-    }
-    for complaint, step in refused.items():
-        with pytest.raises(Misstep, match=complaint):
-            kernel.act(step)
+SETTINGS = Table("dscp", "settings")
+UNCALLED = {b"k": LAYOUT.scope["rule"].pack({"policy": [1, *[0] * 7]})}
+POLICY = target([policy("web", tune={"dscp": 8})]).tables[Table(SCOPE, "policies")]
+
+
+@pytest.mark.parametrize(
+    ("complaint", "before", "step"),
+    [
+        ("no such table", [], WriteTable("", SETTINGS, {b"k": b"v"}, frozenset(), {b"k": None})),
+        ("not loaded", [], Attach("", 1, "/")),
+        ("no scope to be called by", [], LoadObject("", "dscp", "b1")),
+        ("ENOENT", [], UnloadObject("", "dscp", "b1")),
+        ("not attached", [], Detach("", 1, "/")),
+        ("no such cgroup", [LoadObject("", SCOPE, "b1")], Attach("", GONE, "/gone")),
+        ("EEXIST", [LoadObject("", SCOPE, "b1")], LoadObject("", SCOPE, "b1")),
+        (
+            "attached already",
+            [LoadObject("", SCOPE, "b1"), Attach("", 1, "/")],
+            Attach("", 1, "/"),
+        ),
+        (
+            "still attached",
+            [LoadObject("", SCOPE, "b1"), Attach("", 1, "/")],
+            UnloadObject("", SCOPE, "b1"),
+        ),
+        (
+            "use its maps",
+            [LoadObject("", SCOPE, "b1"), LoadObject("", "dscp", "b1")],
+            UnloadObject("", SCOPE, "b1"),
+        ),
+        (
+            "which nothing sets",
+            [
+                LoadObject("", SCOPE, "b1"),
+                WriteTable("", Table(SCOPE, "policies"), POLICY, frozenset(), dict.fromkeys(POLICY)),
+            ],
+            WriteTable("", Table(SCOPE, "rules"), UNCALLED, frozenset(), dict.fromkeys(UNCALLED)),
+        ),
+        (
+            "which nothing sets",
+            [
+                LoadObject("", SCOPE, "b1"),
+                LoadObject("", "dscp", "b1"),
+                WriteTable("", Table(SCOPE, "policies"), POLICY, frozenset(), dict.fromkeys(POLICY)),
+                WriteTable("", Table(SCOPE, "rules"), UNCALLED, frozenset(), dict.fromkeys(UNCALLED)),
+            ],
+            UnloadObject("", "dscp", "b1"),
+        ),
+    ],
+)
+def test_the_fake_kernel_refuses_what_the_kernel_would_and_what_serves_connections_half(
+    complaint: str, before: Sequence[Step], step: Step
+) -> None:
+    kernel = FakeKernel(CGROUPS)
+    take(kernel, before)
+    with pytest.raises(Misstep, match=complaint):
+        kernel.act(step)
+
+
+def test_the_fake_kernel_runs_a_feature_only_for_the_scope_whose_maps_it_was_loaded_with() -> None:
+    kernel = host_with(target([WEB]))
+    line = ["/system.slice/nginx.service", "/system.slice", "/"]
+    assert kernel.running(line) == [SCOPE, "initial_cwnd"]
+    slot = LAYOUT.slots["initial_cwnd"]
+    kernel.called[slot] = Program(kernel.called[slot].number, maps=-1)
+    assert kernel.running(line) == [SCOPE]
+    assert kernel.running(["/user.slice", "/"]) == []

@@ -38,8 +38,8 @@ SETTINGS = Table("dscp", "settings")
             "put the other build's program dscp back",
         ),
         (ForgetProgram("", "dscp", "b1"), "forget-program", "forget the other build's program dscp"),
-        (Attach("", 3, "/a", "dscp"), "attach", "attach dscp to /a"),
-        (Detach("", 3, "/a", "dscp"), "detach", "detach dscp from /a"),
+        (Attach("", 3, "/a"), "attach", "attach scope to /a"),
+        (Detach("", 3, "/a"), "detach", "detach scope from /a"),
         (
             RetireLayout("", "0123456789ab"),
             "retire-layout",
@@ -71,8 +71,8 @@ def test_a_step_has_a_kind_and_a_sentence(step: Step, kind: str, sentence: str) 
     [
         LoadObject("why", "dscp", "b1"),
         UnloadObject("why", "dscp", "b1"),
-        Attach("why", 3, "/a", "dscp"),
-        Detach("why", 3, "/a", "dscp"),
+        Attach("why", 3, "/a"),
+        Detach("why", 3, "/a"),
         WriteTable("why", SETTINGS, {b"a": b"1"}, frozenset({b"b"}), {b"a": b"0", b"b": b"2"}),
     ],
     ids=lambda step: step.kind,
@@ -93,7 +93,7 @@ def test_undoing_an_undo_takes_the_step_again(step: Step) -> None:
         ForgetProgram("", "dscp", "b1"),
         RetireLayout("", "0123456789ab"),
         UnloadObject("", "dscp", ""),
-        Detach("", 3, "cgroup 3 (gone)", "dscp", lost=True),
+        Detach("", 3, "cgroup 3 (gone)", lost=True),
     ],
     ids=lambda step: step.kind,
 )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 from collections.abc import Mapping
 from ipaddress import IPv4Address
@@ -108,9 +109,9 @@ def holds_out(below: int, number: int, connection: Connection, key: int = 0) -> 
 
 def hash_connection(connection: Connection, key: int) -> int:
     """``hash_connection()``."""
-    peer = peer_bytes(connection)
-    first, second = (int.from_bytes(half, sys.byteorder) for half in (peer[:8], peer[8:]))
-    return mix(mix(first ^ key) ^ second ^ (connection.local_port << 16 | connection.remote_port))
+    words = struct.unpack("=4I", peer_bytes(connection))
+    network, host = words[0] << 32 | words[1], words[2] << 32 | words[3]
+    return mix(mix(network ^ key) ^ host ^ (connection.local_port << 16 | connection.remote_port))
 
 
 def mix(value: int) -> int:

@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections.abc import Mapping
+from ipaddress import ip_address
 
 import pytest
 from hypothesis import given
@@ -12,21 +13,30 @@ from pliant.errors import PliantError
 from pliant.features.encoding import PPM, encode
 from pliant.features.layout import shipped_layout
 from pliant.policy.compile import MAX_RULE_POLICIES, Compiled, compile_policies
-from pliant.policy.desired import NOTHING, SCOPE, Attachment, PolicyVersion
+from pliant.policy.conflicts import Conflict, PolicyConflict
+from pliant.policy.desired import NOTHING, SCOPE, Attachment, DesiredState, PolicyVersion, Service
 from pliant.policy.explain import Connection, explain
 from pliant.policy.model import Policy
 from pliant.policy.numbering import Numbering
-from pliant.policy.services import ancestors, matching_cgroups
+from pliant.policy.services import ancestors, classify, matching_cgroups
 from tests.policy.scope_model import holds_out, judge
 from tests.policy.strategies import CGROUPS, connections, policy, policy_sets, unhurried
 
 many_connections = st.lists(connections, min_size=1, max_size=12)
 
 
-def winners(compiled: Compiled, connection: Connection) -> dict[str, str]:
+def winners(
+    compiled: Compiled, connection: Connection, cgroups: Mapping[str, int] = CGROUPS
+) -> dict[str, str]:
     layout = shipped_layout()
-    verdict = judge(encode(compiled.desired, layout), layout, CGROUPS, connection)
+    verdict = judge(encode(compiled.desired, layout), layout, cgroups, connection)
     return {option: compiled.desired.versions[number].name for option, number in verdict.items()}
+
+
+def service_entry(desired: DesiredState, path: str, cgroups: Mapping[str, int] = CGROUPS) -> Service | None:
+    """The entry of the cgroup or of the nearest one above that has one."""
+    line = (cgroups[cgroup] for cgroup in (path, *ancestors(path)))
+    return next((desired.services[number] for number in line if number in desired.services), None)
 
 
 def explained(policies: list[Policy], connection: Connection) -> dict[str, str]:
@@ -71,31 +81,50 @@ def test_a_connection_held_out_of_a_policy_is_judged_as_if_that_policy_were_not_
 def test_a_services_shapes_are_exactly_those_of_its_class_s_rules(policies: list[Policy]) -> None:
     desired = compile_policies(policies, CGROUPS).desired
     for path in CGROUPS:
-        service = desired.services.get(CGROUPS[path])
+        service = service_entry(desired, path)
+        wanted = {bool(p.local_ports) | bool(p.remote_ports) << 1 for p in policies if matches(p, path)}
+        assert (service is None) == (not wanted)
         if service is None:
             continue
-        wanted = {bool(p.local_ports) | bool(p.remote_ports) << 1 for p in policies if matches(p, path)}
         in_rules = {key.shape for key in desired.rules if key.service_class == service.service_class}
         assert service.shapes == sum(1 << shape for shape in in_rules) == sum(1 << shape for shape in wanted)
 
 
 @unhurried
 @given(policy_sets())
-def test_a_cgroup_runs_every_feature_that_its_policies_set_exactly_once(policies: list[Policy]) -> None:
-    attached = compile_policies(policies, CGROUPS).desired.attachments
+def test_a_cgroup_has_a_services_entry_exactly_where_its_class_is_not_that_of_the_cgroups_above(
+    policies: list[Policy],
+) -> None:
+    desired = compile_policies(policies, CGROUPS).desired
+    classes = classify(matching_cgroups({p.spec.match.service for p in policies}, CGROUPS))
     for path in CGROUPS:
-        line = (path, *ancestors(path))
-        running = Counter(a.program for a in attached if a.cgroup in line and a.program != SCOPE)
-        assert running == Counter({o for p in policies if matches(p, path) for o in p.tune_values})
+        line = [p for p in (path, *ancestors(path)) if p in classes]
+        entry = service_entry(desired, path)
+        assert (entry and entry.service_class) == (classes[line[0]].number if line else None)
+        above = next((service_entry(desired, parent) for parent in ancestors(path)), None)
+        assert (CGROUPS[path] in desired.services) == (entry != above)
 
 
 @unhurried
 @given(policy_sets())
-def test_scope_is_attached_wherever_a_feature_is_and_nowhere_else(policies: list[Policy]) -> None:
+def test_scope_runs_exactly_once_for_every_cgroup_that_policies_match_and_for_no_other(
+    policies: list[Policy],
+) -> None:
     attached = compile_policies(policies, CGROUPS).desired.attachments
-    with_features = {a.cgroup_id for a in attached if a.program != SCOPE}
-    assert {a.cgroup_id for a in attached if a.program == SCOPE} == with_features
+    for path in CGROUPS:
+        runs = sum(a.cgroup in (path, *ancestors(path)) for a in attached)
+        assert runs == any(matches(p, path) for p in policies)
     assert all(CGROUPS[a.cgroup] == a.cgroup_id for a in attached)
+
+
+@unhurried
+@given(policy_sets())
+def test_scope_and_exactly_the_features_of_matching_policies_are_loaded(policies: list[Policy]) -> None:
+    desired = compile_policies(policies, CGROUPS).desired
+    present = [p for p in policies if any(matches(p, path) for path in CGROUPS)]
+    options = {option for p in present for option in p.tune_values}
+    assert desired.programs == ({SCOPE} | options if present else set())
+    assert bool(desired.attachments) == bool(present)
 
 
 @unhurried
@@ -139,17 +168,26 @@ def test_a_version_carries_what_the_kernel_keeps_of_its_policy() -> None:
     assert compiled.desired.versions == {1: PolicyVersion(1, "web", 7, 50_000, settings)}
 
 
-def test_a_feature_on_a_slice_is_not_attached_again_to_the_services_in_it() -> None:
+def test_scope_on_a_slice_is_not_attached_again_to_the_services_in_it() -> None:
     policies = [
         policy("all", "system.slice", priority=1, tune={"dscp": 8}),
-        policy("web", "/system.slice/nginx.service", priority=2, tune={"dscp": 46, "initial_cwnd": 40}),
+        policy("web", "nginx.service", priority=2, tune={"dscp": 46, "initial_cwnd": 40}),
     ]
-    assert compile_policies(policies, CGROUPS).desired.attachments == {
-        Attachment(2, "/system.slice", SCOPE),
-        Attachment(2, "/system.slice", "dscp"),
-        Attachment(3, "/system.slice/nginx.service", SCOPE),
-        Attachment(3, "/system.slice/nginx.service", "initial_cwnd"),
+    desired = compile_policies(policies, CGROUPS).desired
+    assert desired.attachments == {
+        Attachment(CGROUPS["/system.slice"], "/system.slice"),
+        Attachment(CGROUPS["/user.slice/nginx.service"], "/user.slice/nginx.service"),
     }
+    assert desired.programs == {SCOPE, "dscp", "initial_cwnd"}
+
+
+def test_a_service_in_the_class_of_its_slice_is_left_to_the_entry_of_the_slice() -> None:
+    everything = policy("all", "/system.slice*", priority=1, tune={"dscp": 8})
+    web = policy("web", "/system.slice/nginx.service", priority=2)
+    desired = compile_policies([everything, web], CGROUPS).desired
+    assert desired.services.keys() == {CGROUPS["/system.slice"], CGROUPS["/system.slice/nginx.service"]}
+    pool = service_entry(desired, "/system.slice/nginx.service/pool/0")
+    assert pool == desired.services[CGROUPS["/system.slice/nginx.service"]]
 
 
 def nested(count: int, holdout: str) -> list[Policy]:
@@ -165,6 +203,60 @@ def test_more_policies_for_one_connection_than_a_rule_holds_are_refused_by_name(
         compile_policies(nested(MAX_RULE_POLICIES + 1, "1%"), CGROUPS)
     assert all(f"'p{index}'" in caught.value.message for index in range(MAX_RULE_POLICIES + 1))
     assert caught.value.remedy
+
+
+def test_of_more_policies_accepted_earlier_than_a_rule_holds_the_best_are_kept() -> None:
+    policies = nested(MAX_RULE_POLICIES + 2, "1%")
+    compiled = compile_policies(policies, CGROUPS, strict=False)
+    assert compiled.conflicts == ()
+    best = tuple(compiled.numbering.numbers[f"p{index}"].number for index in range(9, 1, -1))
+    assert len(best) == MAX_RULE_POLICIES
+    assert max(compiled.desired.rules.items(), key=lambda rule: rule[0].peer_bits)[1] == best
+    assert max(map(len, compiled.desired.rules.values())) == MAX_RULE_POLICIES
+
+
+APPEARED = {**CGROUPS, "/system.slice/worker@3.service": 99}
+CROWD = policy("crowd", "worker@*.service", tune={"initial_cwnd": 20, "dscp": 8})
+THIRD = policy("third", "worker@3.service", tune={"initial_cwnd": 40, "pacing_rate": "10Mbit"})
+ON_THIRD = Connection("/system.slice/worker@3.service", "server", 443, ip_address("10.2.3.4"), 9)
+
+
+@pytest.mark.parametrize(("older", "newer"), [(CROWD, THIRD), (THIRD, CROWD)])
+def test_policies_that_meet_when_a_service_appears_are_reported_and_the_older_wins(
+    older: Policy, newer: Policy
+) -> None:
+    numbering = compile_policies([older], CGROUPS).numbering
+    accepted = compile_policies([newer, older], CGROUPS, numbering)
+    assert accepted.conflicts == ()
+    compiled = compile_policies([newer, older], APPEARED, accepted.numbering, strict=False)
+    assert compiled.conflicts == (Conflict("crowd", "third", "initial_cwnd", 100),)
+    assert compiled.numbering == accepted.numbering
+    first, second = (compiled.numbering.numbers[p.name].number for p in (older, newer))
+    assert first < second
+    met = service_entry(compiled.desired, ON_THIRD.cgroup, APPEARED)
+    assert met is not None
+    of_third = {n for key, n in compiled.desired.rules.items() if key.service_class == met.service_class}
+    assert of_third == {(first, second)}
+    assert winners(compiled, ON_THIRD, APPEARED) == {
+        "initial_cwnd": older.name,
+        "dscp": "crowd",
+        "pacing_rate": "third",
+    }
+
+
+def test_policies_that_meet_when_a_service_appears_are_refused_by_name_where_they_are_new() -> None:
+    compile_policies([CROWD, THIRD], CGROUPS)
+    with pytest.raises(PolicyConflict, match="'crowd' and 'third' both set initial_cwnd") as caught:
+        compile_policies([CROWD, THIRD], APPEARED)
+    assert caught.value.conflicts == (Conflict("crowd", "third", "initial_cwnd", 100),)
+
+
+@unhurried
+@given(policy_sets())
+def test_policies_without_conflict_are_compiled_the_same_when_accepted_earlier(
+    policies: list[Policy],
+) -> None:
+    assert compile_policies(policies, CGROUPS, strict=False) == compile_policies(policies, CGROUPS)
 
 
 def test_policies_that_can_win_no_option_take_no_room_in_a_rule() -> None:

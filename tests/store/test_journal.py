@@ -143,7 +143,7 @@ def test_a_generation_that_cannot_be_started_leaves_no_trace(journal: Journal) -
 # -- steps
 
 LOAD = LoadObject("it decides", "scope", "b1")
-ATTACH = Attach("it runs first", 3, "/a", "scope")
+ATTACH = Attach("policies match here", 3, "/a")
 
 
 def test_a_step_is_recorded_before_it_is_taken_and_again_after_it_was_read_back(journal: Journal) -> None:

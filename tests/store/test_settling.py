@@ -12,7 +12,7 @@ from pliant.agent.places import Places
 from pliant.plan.steps import Attach
 from pliant.store.journal import Journal
 
-STEP = Attach("why", 3, "/a", "scope")
+STEP = Attach("why", 3, "/a")
 PARENT, INTERRUPTED = 1, 2
 
 Record = tuple[int, bool, bool]  # position, undo, done

@@ -107,7 +107,7 @@ def _replaced(found: HostState, target: Target) -> list[tuple[str, str]]:
 def _writes(found: HostState, target: Target, maps: Sequence[str]) -> Iterator[Step]:
     for table in _ordered(target.tables, maps):
         wanted, held = target.tables[table], found.tables.get(table, {})
-        puts = dict(wanted.items() - held.items())
+        puts = {key: value for key, value in wanted.items() if held.get(key) != value}  # in that order
         if puts:
             before = {key: held.get(key) for key in puts}
             yield WriteTable(_why_written(table), table, puts, frozenset(), before)

@@ -143,7 +143,10 @@ def _claims(members: Iterable[_Intent], role: Role) -> Iterator[Claim]:
 
 
 def _rules(service_class: int, members: Iterable[_Intent]) -> Iterator[tuple[RuleKey, list[PolicyVersion]]]:
-    """The rules of one class: each prefix names its own policies and those of every prefix around it."""
+    """The rules of one class: each prefix names its own policies and those of every prefix around it.
+
+    A prefix comes before those around it: written in this order, no connection is without a policy that moves inwards.
+    """
     grouped: dict[tuple[Role, int, int], dict[Prefix, list[PolicyVersion]]] = {}
     for intent in members:
         for role, (local_port, remote_port) in product(intent.roles, intent.ports):
@@ -151,7 +154,7 @@ def _rules(service_class: int, members: Iterable[_Intent]) -> Iterator[tuple[Rul
             for prefix in intent.peers:
                 prefixes.setdefault(prefix, []).append(intent.version)
     for (role, local_port, remote_port), prefixes in grouped.items():
-        for (peer, bits), versions in _merged(prefixes):
+        for (peer, bits), versions in reversed(list(_merged(prefixes))):
             yield RuleKey(service_class, role, local_port, remote_port, peer, bits), versions
 
 
@@ -193,8 +196,11 @@ def _refuse_crowd(versions: Sequence[PolicyVersion]) -> None:
 def _services(
     cgroups: Mapping[str, int], classes: Mapping[str, ServiceClass], shapes: Mapping[int, int]
 ) -> Iterator[tuple[int, Service]]:
-    """The entries of the cgroups whose class is another than that of the cgroups above: scope looks upwards."""
-    for path, service_class in classes.items():
+    """The entries of the cgroups whose class is another than that of the cgroups above: scope looks upwards.
+
+    A cgroup comes before those above it, for the reason that a prefix does.
+    """
+    for path, service_class in sorted(classes.items(), reverse=True, key=lambda found: found[0]):
         above = next((classes[a] for a in ancestors(path) if a in classes), None)
         if service_class != above:
             yield cgroups[path], Service(service_class.number, shapes[service_class.number])

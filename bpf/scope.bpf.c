@@ -139,14 +139,17 @@ static __always_inline bool is_held_out(const struct policy *policy, __u32 numbe
 	return policy->holdout && (__u32)mix(connection ^ number) < policy->holdout;
 }
 
-/* Whether no policy of higher priority holds the option. */
-static __always_inline bool is_free(const struct verdict *verdict, __u32 option, const struct policy *policy)
+/* Whether no better policy holds the option: one of higher priority or, among equals, of a lower number. */
+static __always_inline bool is_free(const struct verdict *verdict, __u32 option, const struct policy *policy,
+				    __u32 number)
 {
 	struct policy *holder = 0;
 
 	if (verdict->won >> option & 1)
 		holder = bpf_map_lookup_elem(&policies, &verdict->policy[option]);
-	return !holder || holder->priority < policy->priority;
+	if (!holder || holder->priority < policy->priority)
+		return true;
+	return holder->priority == policy->priority && number < verdict->policy[option];
 }
 
 /*
@@ -162,7 +165,7 @@ __noinline int weigh(struct verdict *verdict, __u32 number, __u64 connection)
 	for (__u32 option = 0; option < MAX_OPTIONS; option++) {
 		if (!(policy->options >> option))
 			break;
-		if (!(policy->options >> option & 1) || !is_free(verdict, option, policy))
+		if (!(policy->options >> option & 1) || !is_free(verdict, option, policy, number))
 			continue;
 		verdict->policy[option] = number;
 		verdict->won |= 1U << option;
@@ -190,7 +193,7 @@ __noinline int count_arm(struct verdict *verdict, __u32 number, __u64 connection
 			break;
 		if (!(policy->options >> option & 1))
 			continue;
-		if (held_out ? !is_free(verdict, option, policy) : !is_won)
+		if (held_out ? !is_free(verdict, option, policy, number) : !is_won)
 			continue;
 		__sync_fetch_and_add(held_out ? &policy->held_out : &policy->treated, 1);
 		break;

@@ -75,7 +75,9 @@ def compile_object(source: Path, target: Path) -> None:
 def compile_all() -> None:
     """Compile every source that is newer than its object; drop objects whose source is gone."""
     OBJECTS.mkdir(parents=True, exist_ok=True)
-    wanted = {OBJECTS / f"{source.name.removesuffix('.c')}.o": source for source in sorted(SOURCES.glob("*.bpf.c"))}
+    wanted = {
+        OBJECTS / f"{source.name.removesuffix('.c')}.o": source for source in sorted(SOURCES.glob("*.bpf.c"))
+    }
     for orphan in set(OBJECTS.glob("*.bpf.o")) - set(wanted):
         orphan.unlink()
     jobs = [(source, target) for target, source in wanted.items() if stale(source, target)]

@@ -68,7 +68,9 @@ def policy_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _fields(schema: dict[str, Any], node: dict[str, Any], prefix: str) -> Iterator[tuple[str, bool, dict[str, Any]]]:
+def _fields(
+    schema: dict[str, Any], node: dict[str, Any], prefix: str
+) -> Iterator[tuple[str, bool, dict[str, Any]]]:
     node = _resolved(schema, node)
     for name, child in node.get("properties", {}).items():
         path = f"{prefix}{name}"
@@ -111,7 +113,9 @@ def features_page() -> str:
     ]
     for name, feature in features().items():
         declared = policy_json_schema(catalogue())["$defs"]["Tune"]["properties"][name]
-        accepts = {key: value for key, value in declared.items() if key not in ("description", "examples", "title")}
+        accepts = {
+            key: value for key, value in declared.items() if key not in ("description", "examples", "title")
+        }
         lines += [
             f"\n## {name}\n",
             _prose(name),
@@ -159,7 +163,10 @@ def main() -> int:
     stale = [name for name, text in pages().items() if not _is_current(REFERENCE / name, text)]
     if "--check" in sys.argv[1:]:
         if stale:
-            print(f"docs/reference is not what the code says: {', '.join(stale)}; run 'make docs'", file=sys.stderr)
+            print(
+                f"docs/reference is not what the code says: {', '.join(stale)}; run 'make docs'",
+                file=sys.stderr,
+            )
         return bool(stale)
     REFERENCE.mkdir(parents=True, exist_ok=True)
     for name in stale:

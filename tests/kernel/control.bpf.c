@@ -39,34 +39,29 @@ extern __u32 tcp_reno_ssthresh(struct sock *sk) __ksym;
 extern void tcp_reno_cong_avoid(struct sock *sk, __u32 ack, __u32 acked) __ksym;
 extern __u32 tcp_reno_undo_cwnd(struct sock *sk) __ksym;
 
-SEC("struct_ops")
-__u32 BPF_PROG(test_ssthresh, struct sock *sk)
+SEC("struct_ops") __u32 BPF_PROG(test_ssthresh, struct sock *sk)
 {
 	return tcp_reno_ssthresh(sk);
 }
 
-SEC("struct_ops")
-void BPF_PROG(test_cong_avoid, struct sock *sk, __u32 ack, __u32 acked)
+SEC("struct_ops") void BPF_PROG(test_cong_avoid, struct sock *sk, __u32 ack, __u32 acked)
 {
 	tcp_reno_cong_avoid(sk, ack, acked);
 }
 
-SEC("struct_ops")
-__u32 BPF_PROG(test_undo_cwnd, struct sock *sk)
+SEC("struct_ops") __u32 BPF_PROG(test_undo_cwnd, struct sock *sk)
 {
 	return tcp_reno_undo_cwnd(sk);
 }
 
-SEC(".struct_ops")
-struct tcp_congestion_ops test_reno = {
-	.ssthresh = (void *)test_ssthresh,
-	.cong_avoid = (void *)test_cong_avoid,
-	.undo_cwnd = (void *)test_undo_cwnd,
-	.name = "pliant_test",
+SEC(".struct_ops") struct tcp_congestion_ops test_reno = {
+    .ssthresh = (void *)test_ssthresh,
+    .cong_avoid = (void *)test_cong_avoid,
+    .undo_cwnd = (void *)test_undo_cwnd,
+    .name = "pliant_test",
 };
 
-SEC("iter/tcp")
-int list_ports(struct bpf_iter__tcp *ctx)
+SEC("iter/tcp") int list_ports(struct bpf_iter__tcp *ctx)
 {
 	struct sock_common *sk = ctx->sk_common;
 	__u16 port;

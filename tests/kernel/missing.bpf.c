@@ -5,8 +5,7 @@
 
 extern int pliant_no_such_function(void) __ksym;
 
-SEC("tc")
-int wants_too_much(struct __sk_buff *skb)
+SEC("tc") int wants_too_much(struct __sk_buff *skb)
 {
 	return pliant_no_such_function();
 }

@@ -3,8 +3,7 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
-SEC("xdp")
-int reads_past_the_packet(struct xdp_md *ctx)
+SEC("xdp") int reads_past_the_packet(struct xdp_md *ctx)
 {
 	return *(__u8 *)(long)ctx->data_end;
 }

@@ -75,8 +75,7 @@ static void set(__u32 index, __u64 value)
 	bpf_map_update_elem(&results, &index, &value, BPF_ANY);
 }
 
-SEC("xdp")
-int verdict_by_constant(struct xdp_md *ctx)
+SEC("xdp") int verdict_by_constant(struct xdp_md *ctx)
 {
 	struct prefix_key everything = {};
 	__u32 key = 1;
@@ -92,20 +91,17 @@ int verdict_by_constant(struct xdp_md *ctx)
 	return verdict;
 }
 
-SEC("xdp")
-int always_drop(struct xdp_md *ctx)
+SEC("xdp") int always_drop(struct xdp_md *ctx)
 {
 	return XDP_DROP;
 }
 
-SEC("tcx/ingress")
-int pass_ingress(struct __sk_buff *skb)
+SEC("tcx/ingress") int pass_ingress(struct __sk_buff *skb)
 {
 	return -1;
 }
 
-SEC("sockops")
-int count_sockets(struct bpf_sock_ops *ctx)
+SEC("sockops") int count_sockets(struct bpf_sock_ops *ctx)
 {
 	__u32 key = 0;
 	__u32 *counter = bpf_map_lookup_elem(&counters, &key);
@@ -115,8 +111,7 @@ int count_sockets(struct bpf_sock_ops *ctx)
 	return 1;
 }
 
-SEC("sockops")
-int ignore_sockets(struct bpf_sock_ops *ctx)
+SEC("sockops") int ignore_sockets(struct bpf_sock_ops *ctx)
 {
 	return 1;
 }

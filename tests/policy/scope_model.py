@@ -93,8 +93,8 @@ def _weigh(tables: Tables, layout: Layout, verdict: Verdict, number: int, connec
         if not policy["options"] >> slot & 1:
             continue
         holder = _policy(tables, layout, verdict[option]) if option in verdict else None
-        rank, held = (policy["priority"], -number), holder and (holder["priority"], -verdict[option])
-        if held is None or held < rank:
+        rank = (policy["priority"], -number)
+        if holder is None or (holder["priority"], -verdict[option]) < rank:
             verdict[option] = number
 
 

@@ -139,22 +139,27 @@ static __always_inline bool is_held_out(const struct policy *policy, __u32 numbe
 	return policy->holdout && (__u32)mix(connection ^ number) < policy->holdout;
 }
 
-/* Whether no better policy holds the option: one of higher priority or, among equals, of a lower number. */
-static __always_inline bool is_free(const struct verdict *verdict, __u32 option, const struct policy *policy,
-				    __u32 number)
+/*
+ * Whether no better policy holds the option: one of higher priority or, among equals, of a lower number. Functions that
+ * are not inlined are verified once, not once for each way to them.
+ */
+__noinline int is_free(const struct verdict *verdict, __u32 option, __u32 number, __u32 priority)
 {
-	struct policy *holder = 0;
+	struct policy *holder;
+	__u32 held_by;
 
-	if (verdict->won >> option & 1)
-		holder = bpf_map_lookup_elem(&policies, &verdict->policy[option]);
-	if (!holder || holder->priority < policy->priority)
-		return true;
-	return holder->priority == policy->priority && number < verdict->policy[option];
+	if (!verdict || option >= MAX_OPTIONS || !(verdict->won >> option & 1))
+		return 1;
+	held_by = verdict->policy[option];
+	holder = bpf_map_lookup_elem(&policies, &held_by);
+	if (!holder || holder->priority < priority)
+		return 1;
+	return holder->priority == priority && number < held_by;
 }
 
 /*
  * Give one matching policy the options it sets and no better policy holds. Returns whether the connection is treated
- * by it. Not inlined: verified once.
+ * by it.
  */
 __noinline int weigh(struct verdict *verdict, __u32 number, __u64 connection)
 {
@@ -165,7 +170,7 @@ __noinline int weigh(struct verdict *verdict, __u32 number, __u64 connection)
 	for (__u32 option = 0; option < MAX_OPTIONS; option++) {
 		if (!(policy->options >> option))
 			break;
-		if (!(policy->options >> option & 1) || !is_free(verdict, option, policy, number))
+		if (!(policy->options >> option & 1) || !is_free(verdict, option, number, policy->priority))
 			continue;
 		verdict->policy[option] = number;
 		verdict->won |= 1U << option;
@@ -193,7 +198,7 @@ __noinline int count_arm(struct verdict *verdict, __u32 number, __u64 connection
 			break;
 		if (!(policy->options >> option & 1))
 			continue;
-		if (held_out ? !is_free(verdict, option, policy, number) : !is_won)
+		if (held_out ? !is_free(verdict, option, number, policy->priority) : !is_won)
 			continue;
 		__sync_fetch_and_add(held_out ? &policy->held_out : &policy->treated, 1);
 		break;
@@ -260,6 +265,16 @@ static __always_inline enum scope_outcome judge(struct bpf_sock_ops *ctx, struct
 	return treated ? SCOPE_MATCHED : SCOPE_HELD_OUT;
 }
 
+/* An accepted connection's features run at once: its verdict passes through this CPU's slot. */
+static __always_inline void pass_on(struct bpf_sock *sk, struct verdict *verdict)
+{
+	struct verdict *slot = accepted_verdict();
+
+	verdict->socket = (__u64)sk;
+	if (slot)
+		*slot = *verdict;
+}
+
 /* Keep a connecting socket's verdict until it is established. It may be connecting again, after a failure. */
 static __always_inline void keep(struct bpf_sock *sk, const struct verdict *verdict)
 {
@@ -272,16 +287,7 @@ static __always_inline void keep(struct bpf_sock *sk, const struct verdict *verd
 		count(SCOPE_NO_MEMORY);
 }
 
-static __always_inline void on_connect(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
-{
-	struct verdict verdict = {};
-
-	count(judge(ctx, sk, ROLE_CLIENT, &verdict));
-	keep(sk, &verdict);
-	run_features(ctx, verdict.won, 0);
-}
-
-static __always_inline void on_connected(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
+static __always_inline void on_established(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 {
 	struct verdict *verdict = bpf_sk_storage_get(&verdicts, sk, 0, 0);
 
@@ -289,35 +295,28 @@ static __always_inline void on_connected(struct bpf_sock_ops *ctx, struct bpf_so
 		run_features(ctx, verdict->won, 0);
 }
 
-static __always_inline void on_accepted(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
-{
-	struct verdict *verdict = accepted_verdict();
-
-	if (!verdict)
-		return;
-	verdict->socket = (__u64)sk;
-	verdict->won = 0;
-	count(judge(ctx, sk, ROLE_SERVER, verdict));
-	run_features(ctx, verdict->won, 0);
-}
-
 SEC("sockops") int scope(struct bpf_sock_ops *ctx)
 {
+	bool is_accepted = ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB;
+	struct verdict verdict = {};
 	struct bpf_sock *sk;
 
 	/* Most calls are about something else: they end here. */
-	if (ctx->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB && ctx->op != BPF_SOCK_OPS_TCP_CONNECT_CB &&
-	    ctx->op != BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB)
+	if (!is_accepted && ctx->op != BPF_SOCK_OPS_TCP_CONNECT_CB && ctx->op != BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB)
 		return 1;
 	sk = ctx->sk;
 	if (!sk)
 		return 1;
-	if (ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
-		on_accepted(ctx, sk);
-	else if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
-		on_connect(ctx, sk);
+	if (ctx->op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB) {
+		on_established(ctx, sk);
+		return 1;
+	}
+	count(judge(ctx, sk, is_accepted ? ROLE_SERVER : ROLE_CLIENT, &verdict));
+	if (is_accepted)
+		pass_on(sk, &verdict);
 	else
-		on_connected(ctx, sk);
+		keep(sk, &verdict);
+	run_features(ctx, verdict.won, 0);
 	return 1;
 }
 

@@ -37,6 +37,16 @@ struct sock {
 	__u8 sk_userlocks : 4;
 };
 
+#define TCP_CA_NAME_MAX 16
+
+struct tcp_congestion_ops {
+	char name[TCP_CA_NAME_MAX];
+};
+
+struct inet_connection_sock {
+	const struct tcp_congestion_ops *icsk_ca_ops;
+};
+
 #pragma clang attribute pop
 
 #endif

@@ -43,7 +43,9 @@ def explain(ctx: click.Context, ends: str, service: str, role: str, output: str)
     """
     with open_host(ctx) as host:
         connection = _connection(host, ends, service, role)
-        judged = judge(host.policies().values(), connection)
+        stored = host.journal.policies(host.journal.current())
+        policies = sorted(host.policies().values(), key=lambda policy: -stored[policy.name].number)
+        judged = judge(policies, connection)  # among equals the older one wins, which is the last
     if output != "table":
         out.data({"cgroup": connection.cgroup, "policies": [_data(j) for j in judged]}, output)
         return

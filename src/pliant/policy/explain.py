@@ -58,7 +58,11 @@ class Judged:
 
 
 def explain(policies: Iterable[Policy], connection: Connection) -> list[Judged]:
-    """Every policy against a connection that it does not hold out, those that win first, then by priority and name."""
+    """Every policy against a connection that it does not hold out, those that win first, then by priority and name.
+
+    Policies of equal priority cannot set the same option, unless a service that appeared later brought them together:
+    then the one given last has it.
+    """
     reasons = {policy: _mismatch(policy, connection) for policy in policies}
     holders: dict[str, Policy] = {}
     for policy in sorted((p for p in reasons if reasons[p] is None), key=lambda p: p.priority):

@@ -10,7 +10,7 @@
  *
  *	static __always_inline void apply(struct bpf_sock_ops *ctx, const struct setting *setting)
  *	{
- *		if (setting && is_established(ctx))
+ *		if (setting && is_judged(ctx))
  *			...
  *	}
  *
@@ -90,12 +90,6 @@ static __always_inline void count_result(long result)
 	error = bpf_map_lookup_elem(&last_errno, &zero);
 	if (error)
 		*error = -result;
-}
-
-/* The handshake is complete: the first moment at which data could be sent. */
-static __always_inline bool is_established(const struct bpf_sock_ops *ctx)
-{
-	return ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB || ctx->op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB;
 }
 
 /* The connection has just been judged: before the SYN of a connecting socket, established for an accepted one. */

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import sys
 from collections.abc import Iterator
 from functools import singledispatchmethod
@@ -16,6 +15,7 @@ from pliant.kernel.errors import KernelError
 from pliant.kernel.links import AttachType, Link, attach_cgroup
 from pliant.kernel.maps import Map, MapType
 from pliant.kernel.objects import LoadedObject, load
+from pliant.kernel.pins import PinDirectory
 from pliant.kernel.programs import Program
 from pliant.kernel.rcu import wait_for_running_programs
 from pliant.observe.pin_tree import PROGRAM_PREFIX, PinTree
@@ -70,7 +70,7 @@ class KernelActuator:
     def _load(self, step: LoadObject) -> None:
         if self.pins.program(step.object, step.build).exists():
             return  # it was to be unloaded, and was not
-        _remove(self.pins.object(step.object))
+        PinDirectory(self.pins.object(step.object)).remove_tree()
         with self._loaded(step.object, reuse={}) as loaded:
             directory = self.pins.object(step.object)
             directory.mkdir(parents=True, exist_ok=True)
@@ -91,13 +91,12 @@ class KernelActuator:
     @act.register
     def _unload(self, step: UnloadObject) -> None:
         """The pin of the program goes first: what is left half is then seen to be incomplete."""
-        directory = self.pins.object(step.object)
         for build in self.pins.builds(step.object):
             self.pins.program(step.object, build).unlink()
         if step.object in self.layout.slots and self.pins.map(FEATURES).exists():
             with Map.pinned(self.pins.map(FEATURES)) as features:
                 features.delete(_slot(self.layout.slots[step.object]))
-        _remove(directory)
+        PinDirectory(self.pins.object(step.object)).remove_tree()
         self._remove_if_empty()
 
     @read_back.register
@@ -161,18 +160,15 @@ class KernelActuator:
 
     @contextlib.contextmanager
     def _loaded(self, name: str, reuse: dict[str, Map]) -> Iterator[LoadedObject]:
-        if name == SCOPE:
-            rodata = {"holdout_key": self.holdout_key}
-            with load(self.layout.objects[name], feature=name, rodata=rodata, reuse=reuse) as loaded:
-                yield loaded
-            return
+        is_scope = name == SCOPE
+        rodata = {"holdout_key": self.holdout_key} if is_scope else {"option_slot": self.layout.slots[name]}
         with contextlib.ExitStack() as stack:
-            shared = {m: stack.enter_context(Map.pinned(self.pins.map(Table(SCOPE, m)))) for m in SHARED_MAPS}
-            rodata = {"option_slot": self.layout.slots[name]}
-            with load(
-                self.layout.objects[name], feature=name, rodata=rodata, reuse={**reuse, **shared}
-            ) as loaded:
-                yield loaded
+            for shared in () if is_scope else SHARED_MAPS:
+                held = stack.enter_context(Map.pinned(self.pins.map(Table(SCOPE, shared))))
+                reuse = reuse | {shared: held}
+            yield stack.enter_context(
+                load(self.layout.objects[name], feature=name, rodata=rodata, reuse=reuse)
+            )
 
     # -- tables
 
@@ -259,7 +255,7 @@ class KernelActuator:
         for cgroup_id in other.attached():
             with contextlib.suppress(KernelError), Link.pinned(other.link(cgroup_id)) as link:
                 link.detach()
-        _remove(other.directory)
+        PinDirectory(other.directory).remove_tree()
 
     @read_back.register
     def _retire_done(self, step: RetireLayout) -> None:
@@ -288,15 +284,6 @@ def _holds(held: Map, step: WriteTable, key: bytes, value: bytes) -> bool:
         return False
     constant = POLICY_CONSTANT_BYTES if step.table.map == "policies" else len(value)
     return found[:constant] == value[:constant]
-
-
-def _remove(directory: Path) -> None:
-    """Remove pins, those of programs first: what is left half is then seen to be incomplete."""
-    if directory.exists():
-        for path in directory.iterdir():
-            if _is_program(path):
-                path.unlink()
-        shutil.rmtree(directory)
 
 
 def _is_program(path: Path) -> bool:

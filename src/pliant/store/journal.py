@@ -105,6 +105,16 @@ class Journal:
     # -- what is known
 
     @property
+    def is_stand_in(self) -> bool:
+        """Whether there was no file when this was opened to read: it is then empty and stays so."""
+        return not self._db.execute("PRAGMA database_list").fetchone()[2]
+
+    @property
+    def data_version(self) -> int:
+        """A number that changes when another process has written (PRAGMA data_version); cheap to look at."""
+        return int(self._db.execute("PRAGMA data_version").fetchone()[0])
+
+    @property
     def holdout_key(self) -> int:
         """This host's secret for choosing held-out connections, 63 bits, drawn when the journal was made."""
         return int(self._meta("holdout_key"))

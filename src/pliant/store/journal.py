@@ -19,9 +19,14 @@ from pathlib import Path
 from pliant.errors import PliantError
 from pliant.plan.steps import Step
 from pliant.policy.numbering import Numbered, Numbering
+from pliant.store.adjustments import Adjustments
+from pliant.store.events import Events
 from pliant.store.generations import NOTHING_YET, Generation, State, StepRecord, StoredPolicy
 
 SCHEMA_VERSION = 1
+ADDITIONS = ("events.sql",)
+"""Tables that came later: made where they are missing, in a journal of the same version. Older builds ignore them."""
+
 BUSY_TIMEOUT_S = 5.0
 COLUMNS = "number, parent, verb, reason, actor, state, started, finished, steps"
 IN_FORCE = "since <= :at AND (until IS NULL OR until > :at)"
@@ -64,6 +69,7 @@ class Journal:
         db.execute("PRAGMA synchronous = NORMAL")
         if not db.execute("SELECT 1 FROM sqlite_master").fetchone():
             self._create(db)
+        self._add(db)
         return db
 
     def _connect(self) -> sqlite3.Connection:
@@ -79,6 +85,7 @@ class Journal:
             db.close()
         db = sqlite3.connect(":memory:", isolation_level=None)
         self._create(db)
+        self._add(db)
         return db
 
     def _create(self, db: sqlite3.Connection) -> None:
@@ -87,6 +94,10 @@ class Journal:
         key = secrets.randbits(63)
         db.execute("INSERT INTO meta VALUES ('holdout_key', ?), ('next_number', '1')", (str(key),))
         db.execute("COMMIT")
+
+    def _add(self, db: sqlite3.Connection) -> None:
+        for name in ADDITIONS:
+            db.executescript(resources.files("pliant.store").joinpath(name).read_text())
 
     def close(self) -> None:
         """Close the file."""
@@ -103,6 +114,16 @@ class Journal:
         self._db.execute("COMMIT")
 
     # -- what is known
+
+    @property
+    def events(self) -> Events:
+        """What happened on the host."""
+        return Events(self._db)
+
+    @property
+    def adjustments(self) -> Adjustments:
+        """What was done to keep the kernel as the policies in force ask for."""
+        return Adjustments(self._db)
 
     @property
     def is_stand_in(self) -> bool:
@@ -222,7 +243,8 @@ class Journal:
         """The generation is in force; synced to disk before this returns."""
         self._db.execute("PRAGMA synchronous = FULL")
         try:
-            self._end(number, State.APPLIED)
+            with self._transaction():
+                self._end(number, State.APPLIED)
         finally:
             self._db.execute("PRAGMA synchronous = NORMAL")
 
@@ -238,6 +260,16 @@ class Journal:
             "UPDATE generations SET state = ?, finished = ? WHERE number = ?",
             (state.value, time.time(), number),
         )
+        ended = self.generation(number)
+        if ended is None:
+            return
+        said = {"generation": number, "verb": ended.verb, "actor": ended.actor}
+        if state is State.APPLIED:
+            sentence = f"generation {number} is in force ({ended.verb} by {ended.actor})"
+            self.events.add("generation-applied", sentence, **said, reason=ended.reason)
+        else:
+            sentence = f"generation {number} was taken back ({ended.verb} by {ended.actor})"
+            self.events.add("generation-undone", sentence, **said)
 
     def record(self, generation: int, position: int, step: Step, *, undo: bool) -> None:
         """Record that a step is about to be taken."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from pliant.lab.host import Host
 from pliant.lab.isolation import PrivateMounts, isolate
 from pliant.lab.network import Lab
 
@@ -42,6 +43,7 @@ class Pliant:
     directory: Path
     environment: dict[str, str]
     cgroup: Path
+    host: Host
     before: str = ""
     count: int = field(default=0, init=False)
 
@@ -91,6 +93,7 @@ def pliant(mounts: PrivateMounts, tmp_path: Path) -> Iterator[Pliant]:
                 "NO_COLOR": "1",
             },
             cgroup,
+            host,
         )
         yield runner
         done = runner("delete", "--all")

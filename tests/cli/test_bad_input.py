@@ -89,7 +89,7 @@ HOSTS = [
 def test_host_that_cannot_is_told_and_left_alone(
     pliant: Pliant, before: str, environment: dict[str, str], expected: list[str]
 ) -> None:
-    unfit = Pliant(pliant.directory, pliant.environment | environment, pliant.cgroup, before)
+    unfit = Pliant(pliant.directory, pliant.environment | environment, pliant.cgroup, pliant.host, before)
     _is_told(unfit("apply", "-f", unfit.write(policy())), expected)
     assert pliant.json("history") == []
     assert not Path(pliant.environment["PLIANT_PINS"]).exists()

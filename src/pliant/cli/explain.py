@@ -5,21 +5,36 @@ from __future__ import annotations
 
 import re
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
+from pliant.agent.connections import Agreement, Judge, OptionState, Seen, find_connection
 from pliant.agent.host import Host
 from pliant.cli import output as out
+from pliant.cli.connections import connection_data, duration, rate
 from pliant.cli.context import open_host, output_option
 from pliant.errors import PliantError
 from pliant.features import catalogue
-from pliant.policy.explain import Connection, Judged
+from pliant.kernel.namespaces import NetworkNamespace, named_namespace, network_namespaces
+from pliant.kernel.sock_diag import Address
+from pliant.policy.explain import Connection, Judged, Reason
 from pliant.policy.explain import explain as judge
 from pliant.policy.services import matching_cgroups
 
 ENDS = re.compile(r"(?P<local>\S+):(?P<local_port>\d+)\s*-\s*(?P<peer>\S+):(?P<remote_port>\d+)")
 LAST_PORT = 65535
+ROLE_FOUND = {
+    "server": "its port is that of a listening socket",
+    "client": "no socket listens on its port",
+}
+
+
+class Ends(NamedTuple):
+    """Both ends of a connection, as they were typed."""
+
+    local: tuple[Address, int]
+    peer: tuple[Address, int]
 
 
 @click.command()
@@ -31,64 +46,146 @@ LAST_PORT = 65535
     help="The connection, this host's end first: '10.1.0.1:443-10.2.0.9:51514', '[fd00::1]:443-[fd00::2]:51514'.",
 )
 @click.option(
-    "--service", required=True, help="The service whose socket it is: a unit's name or a cgroup's path."
+    "--service",
+    help="Answer for a connection of this service, a unit's name or a cgroup's path, whether it is there or not.",
 )
-@click.option("--role", type=click.Choice(["server", "client"]), default="server", show_default=True)
+@click.option(
+    "--role",
+    type=click.Choice(["server", "client"]),
+    help="The service's role in the connection.  [default: found out; with --service: server]",
+)
+@click.option(
+    "--netns",
+    metavar="NAME",
+    help="The network namespace that the connection is in: a name in /run/netns, or a file.",
+)
 @output_option("table", "json", "yaml")
 @click.pass_context
-def explain(ctx: click.Context, ends: str, service: str, role: str, output: str) -> None:
-    """Say which policies a connection gets, which it does not, and why.
+def explain(
+    ctx: click.Context, ends: str, service: str | None, role: str | None, netns: str | None, output: str
+) -> None:
+    """Say which policies a connection gets, which it does not, why, and what the kernel says now.
 
-    The connection need not exist: the answer is worked out from the policies in force.
+    The connection is looked for in the network namespaces of all processes of this host. With --service it need not
+    exist: the answer is then worked out from the policies in force.
     """
+    if service is not None and netns is not None:
+        raise PliantError(
+            "--netns says where to look, and with --service nothing is looked for",
+            remedy="leave one of them out",
+        )
+    typed = read_ends(ends)
     with open_host(ctx) as host:
-        connection = _connection(host, ends, service, role)
-        stored = host.journal.policies(host.journal.current())
-        policies = sorted(host.policies().values(), key=lambda policy: -stored[policy.name].number)
-        judged = judge(policies, connection)  # among equals the older one wins, which is the last
-    if output != "table":
-        out.data({"cgroup": connection.cgroup, "policies": [_data(j) for j in judged]}, output)
-        return
-    out.table(
-        ("policy", "priority", "sets", "because"),
-        [(j.policy, str(j.priority), _won(j) or "-", _because(j)) for j in judged],
-        nothing="no policy is in force: the connection is left to the kernel",
-    )
-    if judged and not any(j.won for j in judged):
-        click.echo("\nno policy sets anything: the connection is left to the kernel")
+        if service is not None:
+            _supposed(host, typed, service, role or "server", output)
+        else:
+            _found(host, typed, role, [named_namespace(netns)] if netns else network_namespaces(), output)
 
 
-def _connection(host: Host, ends: str, service: str, role: str) -> Connection:
-    parsed = ENDS.fullmatch(ends.strip())
+def read_ends(typed: str) -> Ends:
+    """Both ends of a connection that somebody has typed. Raises :class:`PliantError`."""
+    parsed = ENDS.fullmatch(typed.strip().removeprefix("connection/"))
     try:
         if parsed is None:
             raise ValueError
-        ip_address(parsed["local"].strip("[]"))
-        peer = ip_address(parsed["peer"].strip("[]"))
-        ports = int(parsed["local_port"]), int(parsed["remote_port"])
+        addresses = [ip_address(parsed[end].strip("[]")) for end in ("local", "peer")]
+        ports = [int(parsed[port]) for port in ("local_port", "remote_port")]
         if max(ports) > LAST_PORT:
             raise ValueError
     except ValueError:
         raise PliantError(
-            f"--connection: '{ends}' is not a connection",
+            f"--connection: '{typed}' is not a connection",
             remedy="write this host's end first: 10.1.0.1:443-10.2.0.9:51514",
         ) from None
+    return Ends((addresses[0], ports[0]), (addresses[1], ports[1]))
+
+
+def _supposed(host: Host, ends: Ends, service: str, role: str, output: str) -> None:
     paths = sorted(matching_cgroups({service}, host.cgroups()))
     if len(paths) != 1:
         found = f"is any of {', '.join(paths[:5])}" if paths else "is on this host under no such name"
         raise PliantError(
             f"--service: '{service}' {found}", remedy="'pliant get services' lists the cgroups' paths"
         )
-    return Connection(paths[0], role, ports[0], peer, ports[1])
+    connection = Connection(paths[0], role, ends.local[1], ends.peer[0], ends.peer[1])
+    judged = judge(Judge(host).policies, connection)
+    if output == "table":
+        _show_policies(judged, held_out_known=False)
+    else:
+        out.data({"cgroup": connection.cgroup, "policies": [_data(j) for j in judged]}, output)
+
+
+def _found(host: Host, ends: Ends, role: str | None, namespaces: list[NetworkNamespace], output: str) -> None:
+    judging = Judge(host)
+    seen = judging(find_connection(host, ends.local, ends.peer, namespaces, role))
+    options = judging.options(seen)
+    how = "as --role says" if role else ROLE_FOUND[seen.connection.role]
+    if output != "table":
+        found = connection_data(seen) | {"roleFound": how, "policies": [_data(j) for j in seen.judged]}
+        out.data(found | {"options": [_option_data(state) for state in options]}, output)
+        return
+    out.fields(_facts(seen, how))
+    click.echo()
+    _show_policies(list(seen.judged), held_out_known=True)
+    if options:
+        click.echo()
+        out.table(
+            ("option", "policy", "asked", "kernel has", ""),
+            [
+                (
+                    o.option,
+                    o.policy,
+                    str(o.asked),
+                    "-" if o.shown is None else str(o.shown),
+                    o.agreement.value,
+                )
+                for o in options
+            ],
+            nothing="",
+        )
+
+
+def _facts(seen: Seen, how: str) -> dict[str, str]:
+    data, sock = connection_data(seen), seen.connection.socket
+    info, mark = sock.info, f", mark {sock.mark:#x}" if sock.mark else ""
+    age = data["ageSeconds"]
+    facts = {
+        "Connection": f"{sock.name}, {sock.state}",
+        "Service": f"{data['service']} ({data['cgroup']})",
+        "Role": f"{data['role']}: {how}",
+        "Namespace": data["namespace"],
+        "Established": "-"
+        if age is None
+        else f"{duration(age * 1e6)} ago{'' if data['ageIsExact'] else ', or longer'}",
+    }
+    if not info:
+        return facts
+    resent = f"{info['total_retrans']} of {info['data_segs_out']} segments"
+    return facts | {
+        "Path": f"srtt {duration(info['rtt'] or None)}, min {duration(sock.min_rtt_us)}, MSS {info['snd_mss']}",
+        "Sending": f"{sock.congestion_control}, window {info['snd_cwnd']} segments, "
+        f"paced at {rate(info['pacing_rate'])}/s, delivers {rate(info['delivery_rate'])}/s, resent {resent}{mark}",
+    }
+
+
+def _show_policies(judged: list[Judged], *, held_out_known: bool) -> None:
+    out.table(
+        ("policy", "priority", "sets", "because"),
+        [(j.policy, str(j.priority), _won(j) or "-", _because(j, held_out_known)) for j in judged],
+        nothing="no policy is in force: the connection is left to the kernel",
+    )
+    if judged and not any(j.won for j in judged):
+        click.echo("\nno policy sets anything: the connection is left to the kernel")
 
 
 def _won(judged: Judged) -> str:
     return ",".join(f"{option}={catalogue()[option].spell(value)}" for option, value in judged.won.items())
 
 
-def _because(judged: Judged) -> str:
-    held_out = judged.holdout_ppm and judged.reason.matches
-    return judged.reason.value + (f"; {judged.holdout_ppm / 10_000:g}% are held out" if held_out else "")
+def _because(judged: Judged, held_out_known: bool) -> str:
+    if held_out_known or not judged.holdout_ppm or not judged.reason.matches:
+        return judged.reason.value
+    return f"{judged.reason.value}; {judged.holdout_ppm / 10_000:g}% are held out"
 
 
 def _data(judged: Judged) -> dict[str, Any]:
@@ -99,5 +196,17 @@ def _data(judged: Judged) -> dict[str, Any]:
         "reason": judged.reason.name.lower().replace("_", "-"),
         "sentence": judged.reason.value,
         "sets": {option: catalogue()[option].spell(value) for option, value in judged.won.items()},
+        "heldOut": judged.reason is Reason.HELD_OUT,
         "holdoutPpm": judged.holdout_ppm,
+    }
+
+
+def _option_data(state: OptionState) -> dict[str, Any]:
+    return {
+        "option": state.option,
+        "policy": state.policy,
+        "asked": state.asked,
+        "kernel": state.shown,
+        "agrees": None if state.agreement is Agreement.HIDDEN else state.agreement is Agreement.SAME,
+        "sentence": state.agreement.value,
     }

@@ -18,19 +18,48 @@ from pliant.agent.status import (
     service_statuses,
 )
 from pliant.cli import output as out
+from pliant.cli.connections import get_connections, limit_option
 from pliant.cli.context import complete_policy, open_host, output_option
 from pliant.errors import PliantError
 
-KINDS = ("policies", "services", "features")
+KINDS = ("policies", "services", "features", "connections")
 
 
 @click.command()
 @click.argument("kind", type=click.Choice(KINDS), default="policies")
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_policy)
+@click.option(
+    "--policy", metavar="NAME", shell_complete=complete_policy, help="Of connections: those it matches."
+)
+@click.option("--service", metavar="NAME", help="Of connections: those of this unit or cgroup.")
+@limit_option()
 @output_option()
 @click.pass_context
-def get(ctx: click.Context, kind: str, names: tuple[str, ...], output: str) -> None:
-    """List policies (the default), services or features, with what the kernel says of them now."""
+def get(
+    ctx: click.Context,
+    kind: str,
+    names: tuple[str, ...],
+    policy: str | None,
+    service: str | None,
+    limit: int,
+    output: str,
+) -> None:
+    """List policies (the default), services, features or connections, with what the kernel says of them now.
+
+    Connections are the open ones of services that have policies; a policy in parentheses holds the connection out.
+    """
+    if kind == "connections":
+        if names:
+            raise PliantError(
+                f"connections have no names such as '{names[0]}'", remedy="choose by --policy and --service"
+            )
+        with open_host(ctx) as host:
+            get_connections(host, output, policy and policy.removeprefix("policy/"), service, limit)
+        return
+    if policy or service:
+        raise PliantError(
+            f"--policy and --service choose connections, not {kind}", remedy="give the names themselves"
+        )
     with open_host(ctx) as host:
         {"policies": _policies, "services": _services, "features": _features}[kind](host, names, output)
 

@@ -28,7 +28,7 @@ COMMANDS = {
     "diff": ("pliant.cli.diff:diff", "Show what apply would change."),
     "doctor": ("pliant.cli.doctor:doctor", "Check what this host can do, and whether all is well."),
     "explain": ("pliant.cli.explain:explain", "Say which policies a connection gets, and why."),
-    "get": ("pliant.cli.get:get", "List policies, services or features."),
+    "get": ("pliant.cli.get:get", "List policies, services, features or connections."),
     "history": ("pliant.cli.history:history", "List the generations of this host, or the steps of one."),
     "repair": ("pliant.cli.repair:repair", "Make the kernel what the policies in force ask for."),
     "rollback": ("pliant.cli.rollback:rollback", "Go back to an earlier generation."),

@@ -32,4 +32,5 @@ FEATURE = Feature(
     encode=lambda name: {"name": name.encode().ljust(TCP_CA_NAME_MAX, b"\0")},
     source="TCP_CONGESTION, tcp(7)",
     check=check,
+    read=lambda sock: sock.congestion_control or None,
 )

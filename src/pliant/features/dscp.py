@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 
 from pliant.features.feature import Feature, Reach
+from pliant.kernel.sock_diag import OpenSocket
 from pliant.policy.options import Option
 from pliant.policy.problems import rejection
 
@@ -41,6 +42,14 @@ CodePoint = Annotated[
     ),
 ]
 
+
+def read_back(sock: OpenSocket) -> int | None:
+    """The code point of what an open socket sends; an IPv6 socket sends IPv4 to a v4-mapped peer."""
+    is_ipv6 = sock.tclass is not None and not sock.remote.startswith("::ffff:")
+    octet = sock.tclass if is_ipv6 else sock.tos
+    return None if octet is None else octet >> 2
+
+
 FEATURE = Feature(
     option=Option(
         name="dscp",
@@ -51,4 +60,5 @@ FEATURE = Feature(
     reach=Reach.LIVE,
     encode=lambda code_point: {"code_point": code_point},
     source="IP_TOS, ip(7); IPV6_TCLASS, ipv6(7); RFC 2474",
+    read=read_back,
 )

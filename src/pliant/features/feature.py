@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from pliant.kernel.sock_diag import OpenSocket
 from pliant.policy.options import Option
 
 Fields = Mapping[str, int | bytes]
@@ -43,6 +44,8 @@ class Feature:
     ``encode`` turns an option's value (base units of :mod:`pliant.policy.units`) into the fields of the object's
     ``struct setting``; ``check`` returns a sentence when a host cannot have the value, with facts gathered before
     anything is changed. ``reach`` says whether the setting could also be changed on an open connection.
+    ``read`` says what an open socket has, as an option's value, or in a word where no policy could ask for that; None
+    where the kernel does not show it.
     """
 
     option: Option
@@ -50,6 +53,7 @@ class Feature:
     encode: Callable[[Any], Fields]
     source: str
     check: Callable[[Any, HostFacts], str | None] = accept_anything
+    read: Callable[[OpenSocket], Any] | None = None
 
     @property
     def name(self) -> str:

@@ -30,4 +30,5 @@ FEATURE = Feature(
     encode=lambda size_bytes: {"bytes": size_bytes},
     source="SO_RCVBUF, socket(7)",
     check=check,
+    read=lambda sock: sock.rcvbuf,
 )

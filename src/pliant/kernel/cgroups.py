@@ -79,3 +79,11 @@ def _below(directory: str, path: str) -> Iterator[Cgroup]:
     for name, inode in children:
         yield Cgroup(f"{path}/{name}", inode)
         yield from _below(f"{directory}/{name}", f"{path}/{name}")
+
+
+def processes(path: Path) -> list[int]:
+    """The processes in a cgroup itself, without those below; none when it is gone, or one of threads."""
+    try:
+        return [int(line) for line in (path / "cgroup.procs").read_text().split()]
+    except OSError:
+        return []

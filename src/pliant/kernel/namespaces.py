@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Namespaces of the calling thread (``os.setns`` needs Python 3.12, so the C library is called)."""
+"""Namespaces: the calling thread's (``os.setns`` needs Python 3.12, so the C library is called), and others'."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from pliant.kernel.errors import kernel_error
@@ -16,6 +17,7 @@ from pliant.kernel.syscall import libc
 CLONE_NEWNS = 0x00020000
 CLONE_NEWNET = 0x40000000
 _OWN = "/proc/thread-self/ns/net"
+_NAMED = Path("/run/netns")
 
 
 @contextlib.contextmanager
@@ -34,6 +36,54 @@ def entered(netns: Path | int) -> Iterator[None]:
             yield
         finally:
             _set(own, "return to the thread's own network namespace")
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkNamespace:
+    """A network namespace: its number (``net:[NUMBER]`` in /proc), a file that names it, and a name for people.
+
+    ``path`` is None for the calling thread's own.
+    """
+
+    number: int
+    path: Path | None
+    name: str
+
+
+def network_namespaces(pids: Iterable[int] | None = None) -> list[NetworkNamespace]:
+    """The namespaces of processes, of all there are when none are given; the calling thread's comes first.
+
+    Processes may end meanwhile, and a namespace without a process is not found.
+    """
+    own = os.stat(_OWN).st_ino
+    names = _names()
+    found = {own: NetworkNamespace(own, None, names.get(own, "this one"))}
+    chosen = pids if pids is not None else (int(p) for p in os.listdir("/proc") if p.isdecimal())
+    for pid in chosen:
+        path = f"/proc/{pid}/ns/net"
+        try:
+            number = os.stat(path).st_ino
+        except OSError:  # it has ended
+            continue
+        if number not in found:
+            found[number] = NetworkNamespace(number, Path(path), names.get(number, f"of process {pid}"))
+    return list(found.values())
+
+
+def named_namespace(name: str) -> NetworkNamespace:
+    """A namespace by its name in /run/netns (ip-netns(8)), or by its file. Raises :class:`KernelError`."""
+    path = Path(name) if "/" in name else _NAMED / name
+    try:
+        return NetworkNamespace(path.stat().st_ino, path, name)
+    except OSError as error:
+        raise kernel_error(error.errno or 0, f"find the network namespace {path}") from error
+
+
+def _names() -> dict[int, str]:
+    try:
+        return {path.stat().st_ino: path.name for path in _NAMED.iterdir()}
+    except OSError:
+        return {}
 
 
 @contextlib.contextmanager

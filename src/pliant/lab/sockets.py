@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from pliant.errors import PliantError
+from pliant.kernel.tcp_info import OPTION_ECN, TCP_INFO_BYTES, state_name, unpack_tcp_info
 from pliant.lab.host import Host
 
 # linux/tcp.h and asm-generic/socket.h; Python does not name them
@@ -23,24 +24,6 @@ TCP_RTO_MAX_MS = 44  # Linux 6.15
 TCP_RTO_MIN_US = 45  # Linux 6.18
 TCP_DELACK_MAX_US = 46  # Linux 6.18
 SO_MAX_PACING_RATE = 47
-
-# struct tcp_info as of Linux 5.5 (linux/tcp.h); later kernels only append, and give back as much as is asked.
-_TCP_INFO = struct.Struct("=8B24I4Q6I4Q2I2Q4I")
-_INFO_NAMES = (  # noqa: SIM905 - a list of 57 names would take as many lines
-    "state ca_state retransmits probes backoff options wscale flags "
-    "rto ato snd_mss rcv_mss unacked sacked lost retrans fackets "
-    "last_data_sent last_ack_sent last_data_recv last_ack_recv "
-    "pmtu rcv_ssthresh rtt rttvar snd_ssthresh snd_cwnd advmss reordering rcv_rtt rcv_space total_retrans "
-    "pacing_rate max_pacing_rate bytes_acked bytes_received "
-    "segs_out segs_in notsent_bytes min_rtt data_segs_in data_segs_out "
-    "delivery_rate busy_time rwnd_limited sndbuf_limited delivered delivered_ce "
-    "bytes_sent bytes_retrans dsack_dups reord_seen rcv_ooopack snd_wnd"
-).split()
-_STATES = (  # noqa: SIM905 - as above
-    "unknown established syn_sent syn_recv fin_wait1 fin_wait2 time_wait close close_wait last_ack listen "
-    "closing new_syn_recv"
-).split()
-_OPTION_ECN = 8  # TCPI_OPT_ECN
 
 _ANSWER_S = 20.0
 
@@ -102,7 +85,7 @@ def inspect_socket(sock: socket.socket) -> SocketState:
         local_port=here[1],
         remote=peer[0],
         remote_port=peer[1],
-        state=_STATES[info["state"]] if info["state"] < len(_STATES) else str(info["state"]),
+        state=state_name(info["state"]),
         congestion_control=options(tcp, socket.TCP_CONGESTION, 16).split(b"\0")[0].decode(),
         snd_cwnd=info["snd_cwnd"],
         snd_ssthresh=info["snd_ssthresh"],
@@ -122,7 +105,7 @@ def inspect_socket(sock: socket.socket) -> SocketState:
         maxseg=options(tcp, socket.TCP_MAXSEG),
         mark=options(socket.SOL_SOCKET, socket.SO_MARK),
         priority=options(socket.SOL_SOCKET, socket.SO_PRIORITY),
-        ecn=bool(info["options"] & _OPTION_ECN),
+        ecn=bool(info["options"] & OPTION_ECN),
         rto_min_us=_option(sock, tcp, TCP_RTO_MIN_US),
         rto_max_ms=_option(sock, tcp, TCP_RTO_MAX_MS),
         delack_max_us=_option(sock, tcp, TCP_DELACK_MAX_US),
@@ -133,8 +116,7 @@ def inspect_socket(sock: socket.socket) -> SocketState:
 
 def tcp_info(sock: socket.socket) -> dict[str, int]:
     """Return the kernel's tcp_info of a socket, by field; fields an old kernel lacks are 0."""
-    raw = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
-    return dict(zip(_INFO_NAMES, _TCP_INFO.unpack(raw.ljust(_TCP_INFO.size, b"\0")), strict=True))
+    return unpack_tcp_info(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES))
 
 
 def _option(sock: socket.socket, level: int, name: int) -> int | None:

@@ -6,9 +6,10 @@ It takes policies as people wrote them, not what they compile to, so that the tw
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
@@ -34,6 +35,7 @@ class Reason(Enum):
     WINS = "it matches, and no better policy sets the same options"
     PARTLY = "it matches, but a policy of higher priority sets some of its options"
     OUTRANKED = "it matches, but policies of higher priority set all of its options"
+    HELD_OUT = "it matches, but holds this connection out, to have something to compare with"
     SERVICE = "the connection's service is another"
     ROLE = "the service has the other role in this connection"
     LOCAL_PORT = "the local port is another"
@@ -43,7 +45,7 @@ class Reason(Enum):
     @property
     def matches(self) -> bool:
         """Whether the policy matches the connection at all."""
-        return self in (Reason.WINS, Reason.PARTLY, Reason.OUTRANKED)
+        return self in (Reason.WINS, Reason.PARTLY, Reason.OUTRANKED, Reason.HELD_OUT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,25 +59,31 @@ class Judged:
     holdout_ppm: int
 
 
-def explain(policies: Iterable[Policy], connection: Connection) -> list[Judged]:
-    """Every policy against a connection that it does not hold out, those that win first, then by priority and name.
+def explain(
+    policies: Iterable[Policy], connection: Connection, held_out: Collection[str] = ()
+) -> list[Judged]:
+    """Every policy against a connection, those that win first, then by priority and name.
 
-    Policies of equal priority cannot set the same option, unless a service that appeared later brought them together:
-    then the one given last has it.
+    ``held_out`` names the policies that hold the connection out, see :mod:`pliant.policy.holdout`: what they would have
+    won goes to the next. Policies of equal priority cannot set the same option, unless a service that appeared later
+    brought them together: then the one given last has it.
     """
     reasons = {policy: _mismatch(policy, connection) for policy in policies}
     holders: dict[str, Policy] = {}
-    for policy in sorted((p for p in reasons if reasons[p] is None), key=lambda p: p.priority):
+    rivals = (p for p in reasons if reasons[p] is None and p.name not in held_out)
+    for policy in sorted(rivals, key=lambda p: p.priority):
         holders.update(dict.fromkeys(policy.tune_values, policy))
     judged = []
     for policy, mismatch in reasons.items():
-        won = {o: v for o, v in policy.tune_values.items() if mismatch is None and holders[o] is policy}
-        reason = mismatch or _rank(len(won), len(policy.tune_values))
+        won = {o: v for o, v in policy.tune_values.items() if mismatch is None and holders.get(o) is policy}
+        reason = mismatch or _rank(len(won), len(policy.tune_values), policy.name in held_out)
         judged.append(Judged(policy.name, policy.priority, reason, won, policy.holdout_ppm))
     return sorted(judged, key=lambda j: (not j.won, not j.reason.matches, -j.priority, j.policy))
 
 
-def _rank(won: int, options: int) -> Reason:
+def _rank(won: int, options: int, held_out: bool) -> Reason:
+    if held_out:
+        return Reason.HELD_OUT
     if won == options:
         return Reason.WINS
     return Reason.PARTLY if won else Reason.OUTRANKED
@@ -95,6 +103,7 @@ def _mismatch(policy: Policy, connection: Connection) -> Reason | None:
     return None
 
 
+@lru_cache(maxsize=8192)
 def _is_of_service(pattern: str, cgroup: str) -> bool:
     return bool(matching_cgroups({pattern}, [cgroup, *ancestors(cgroup)]))
 

@@ -182,6 +182,15 @@ class Journal:
             raise KeyError(name)
         return _generation(row)
 
+    def in_force_since(self, generation: int) -> dict[str, float]:
+        """When each policy of a generation came into force as it was then, in seconds since the epoch."""
+        rows = self._db.execute(
+            "SELECT p.name, g.started FROM policies AS p JOIN generations AS g ON g.number = p.since"
+            f" WHERE {IN_FORCE}",
+            {"at": generation},
+        )
+        return dict(rows.fetchall())
+
     def numbering(self, generation: int) -> Numbering:
         """The numbers of a generation's policies, and the next number that was never given out."""
         rows = self._db.execute(

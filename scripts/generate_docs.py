@@ -32,12 +32,17 @@ def cli_page() -> str:
         command = cli.get_command(context, name)
         assert command is not None
         lines.append(f"## pliant {name}\n")
-        lines.append(_help(command, click.Context(command, info_name=name, parent=context)))
+        within = click.Context(command, info_name=name, parent=context)
+        lines.append(_help(command, within))
+        if isinstance(command, click.Group):
+            for part, below in sorted(command.commands.items()):
+                lines.append(f"### pliant {name} {part}\n")
+                lines.append(_help(below, click.Context(below, info_name=part, parent=within)))
     lines.append(
         "## Exit status\n\n"
         "| status | meaning |\n|---|---|\n"
         "| 0 | done |\n"
-        "| 1 | `diff` found differences; `doctor` found something degraded |\n"
+        "| 1 | `diff` found differences; `doctor` found something degraded; `audit verify` found a flaw |\n"
         "| 2 | an error: nothing was changed, or what was changed has been taken back |\n"
         "| 130, 143 | interrupted or terminated, likewise |\n"
     )

@@ -12,9 +12,11 @@ from types import TracebackType
 from typing import Self
 
 from pliant.agent.actuator import KernelActuator
+from pliant.agent.audit_trail import AuditTrail
 from pliant.agent.change import Applied, Change, Policies
 from pliant.agent.checks import check_hooks, check_host, check_reach, check_services, check_values
 from pliant.agent.lock import host_lock
+from pliant.agent.origin import Origin
 from pliant.agent.places import Places
 from pliant.errors import PliantError
 from pliant.features import catalogue
@@ -200,6 +202,7 @@ class Host:
             self.close()
             self._journal = Journal(self.places.state)
             self._settle()
+            AuditTrail(self._journal, self.places.state).settle(Origin.of_this_process())
             yield
 
     def check(self, change: Change) -> None:
@@ -207,12 +210,24 @@ class Host:
         check_host(self.places)
         check_hooks(change.plan, self.cgroup_root)
 
-    def carry_out(self, change: Change, *, actor: str, progress: Progress | None = None) -> Applied:
-        """Make a change that was worked out under the same lock."""
-        journal = self.journal
+    def carry_out(
+        self,
+        change: Change,
+        *,
+        actor: str,
+        progress: Progress | None = None,
+        origin: Origin | None = None,
+    ) -> Applied:
+        """Make a change that was worked out under the same lock, asked for by ``origin`` (else by this process)."""
         if change.is_empty:
-            return Applied(change, journal.current())
+            return Applied(change, self.journal.current())
         self.check(change)
+        trail = AuditTrail(self.journal, self.places.state)
+        with trail.change(change, actor, origin or Origin.of_this_process()):
+            return Applied(change, self._carry_out(change, actor, progress))
+
+    def _carry_out(self, change: Change, actor: str, progress: Progress | None) -> int:
+        journal = self.journal
         next_number = change.compiled.numbering.next_number
         generation = journal.start(
             change.verb, change.reason, actor, change.after, next_number, len(change.plan)
@@ -224,7 +239,7 @@ class Host:
                 journal.abandon(generation.number)
             raise
         journal.finish(generation.number)
-        return Applied(change, generation.number)
+        return generation.number
 
     def _settle(self) -> None:
         """Bring the host to one of two generations after a change whose process died: see :meth:`settled_to`."""

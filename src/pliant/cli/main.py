@@ -20,6 +20,7 @@ from pliant.errors import PliantError
 
 COMMANDS = {
     "apply": ("pliant.cli.apply:apply", "Put policies in force on this host."),
+    "audit": ("pliant.cli.audit:audit", "Show and check the record of every change."),
     "bench": ("pliant.bench.command:bench", "Measure what Pliant costs and how fast it is."),
     "completion": ("pliant.cli.completion:completion", "Print a shell completion script."),
     "delete": ("pliant.cli.delete:delete", "Take policies away."),
@@ -93,8 +94,8 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
 def main() -> None:
     """Run the command; problems become a sentence on standard error and an exit status.
 
-    0: done; 1: ``diff`` found differences, ``doctor`` something degraded; 2: an error, nothing was changed or
-    what was changed has been taken back; 130 and 143: interrupted, likewise.
+    0: done; 1: ``diff`` found differences, ``doctor`` something degraded, ``audit verify`` a flaw; 2: an error,
+    nothing was changed or what was changed has been taken back; 130 and 143: interrupted, likewise.
     """
     signal.signal(signal.SIGTERM, _terminate)
     try:

@@ -20,6 +20,7 @@ from pliant.errors import PliantError
 from pliant.plan.steps import Step
 from pliant.policy.numbering import Numbered, Numbering
 from pliant.store.adjustments import Adjustments
+from pliant.store.audit import Head
 from pliant.store.events import Events
 from pliant.store.generations import NOTHING_YET, Generation, State, StepRecord, StoredPolicy
 
@@ -140,6 +141,15 @@ class Journal:
         """This host's secret for choosing held-out connections, 63 bits, drawn when the journal was made."""
         return int(self._meta("holdout_key"))
 
+    @property
+    def audit_head(self) -> Head | None:
+        """The newest record of the audit log; None when there is none."""
+        row = self._db.execute("SELECT value FROM meta WHERE key = 'audit_head'").fetchone()
+        if row is None:
+            return None
+        seq, _, digest = str(row[0]).partition(":")
+        return Head(int(seq), digest)
+
     def _meta(self, key: str) -> str:
         return str(self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()[0])
 
@@ -157,6 +167,10 @@ class Journal:
         """The number of the generation in force; 0 when nothing was ever applied."""
         row = self._db.execute("SELECT max(number) FROM generations WHERE state = 'applied'").fetchone()
         return int(row[0] or NOTHING_YET)
+
+    def next_generation(self) -> int:
+        """The number that the next generation will have."""
+        return int(self._db.execute("SELECT coalesce(max(number), 0) + 1 FROM generations").fetchone()[0])
 
     def interrupted(self) -> Generation | None:
         """The generation that is being applied; with the host's lock in hand: whose process died."""
@@ -212,6 +226,10 @@ class Journal:
 
     # -- what happens
 
+    def keep_audit_head(self, head: Head) -> None:
+        """Keep the number and hash of the newest record of the audit log."""
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES ('audit_head', ?)", (f"{head.seq}:{head.hash}",))
+
     def start(
         self,
         verb: str,
@@ -225,7 +243,7 @@ class Journal:
         parent = self.current()
         before = self.policies(parent)
         with self._transaction() as db:
-            number = int(db.execute("SELECT coalesce(max(number), 0) + 1 FROM generations").fetchone()[0])
+            number = self.next_generation()
             db.execute(
                 f"INSERT INTO generations ({COLUMNS}) VALUES (?, ?, ?, ?, ?, 'applying', ?, NULL, ?)",
                 (number, parent, verb, reason, actor, time.time(), steps),

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -111,7 +110,7 @@ class Judge:
     def _is_older(self, sock: OpenSocket, policy: str) -> bool:
         """Whether the connection was there before the policy was, for certain."""
         known = age(sock)
-        return known is not None and known.seconds > time.time() - self._since[policy]
+        return known is not None and sock.read_at - known.seconds < self._since[policy]
 
 
 def connections(

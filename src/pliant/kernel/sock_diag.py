@@ -12,6 +12,7 @@ import ipaddress
 import socket
 import struct
 import sys
+import time
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,8 @@ class OpenSocket:
     ``cookie`` names it as long as the host runs; ``cgroup_id`` is None on kernels before 5.9; ``tos`` and ``tclass``
     are the whole octet, ECN included, ``tclass`` None for IPv4; ``rcvbuf`` and ``sndbuf`` are in bytes, as
     getsockopt(2) gives them; ``mark`` is None without CAP_NET_ADMIN. ``info`` is tcp_info by field (tcp(7)), empty for
-    sockets without one. An IPv4 peer of an IPv6 socket is a v4-mapped address.
+    sockets without one. ``read_at`` is when that was, in seconds since the epoch. An IPv4 peer of an IPv6 socket is a
+    v4-mapped address.
     """
 
     family: int
@@ -80,6 +82,7 @@ class OpenSocket:
     sndbuf: int | None
     mark: int | None
     info: dict[str, int]
+    read_at: float
 
     @property
     def name(self) -> str:
@@ -307,4 +310,5 @@ def _socket(message: memoryview) -> OpenSocket:
         sndbuf=_number(memory[12:16]) if memory else None,
         mark=_number(found.get(MARK)),
         info=unpack_tcp_info(bytes(info)) if info else {},
+        read_at=time.time(),
     )

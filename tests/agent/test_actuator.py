@@ -55,7 +55,7 @@ class Interposed(KernelActuator):
 
 @contextmanager
 def interposed(monkeypatch: pytest.MonkeyPatch, happens: Happening) -> Iterator[None]:
-    plain = Host._actuator
+    plain = Host.actuator
 
     def actuator(host: Host) -> KernelActuator:
         made = plain(host)
@@ -64,7 +64,7 @@ def interposed(monkeypatch: pytest.MonkeyPatch, happens: Happening) -> Iterator[
         return special
 
     with monkeypatch.context() as patch:
-        patch.setattr(Host, "_actuator", actuator)
+        patch.setattr(Host, "actuator", actuator)
         yield
 
 

@@ -23,6 +23,7 @@ from pliant.features import catalogue
 from pliant.features.encoding import encode
 from pliant.features.layout import shipped_layout
 from pliant.kernel import cgroups
+from pliant.kernel.errors import KernelError
 from pliant.observe.pin_tree import PinTree
 from pliant.observe.reader import read_state
 from pliant.observe.state import HostState
@@ -38,6 +39,7 @@ from pliant.store.generations import NOTHING_YET, Generation, State, StoredPolic
 from pliant.store.journal import GenerationJournal, Journal
 
 LOCK_TIMEOUT_S = 10.0
+READ_AGAIN = 3  # times, without the lock
 
 
 class Host:
@@ -45,12 +47,15 @@ class Host:
 
     Reading needs no lock; whatever changes the host takes it, and first settles what an interrupted change left.
     All methods raise :class:`PliantError` with a sentence and a remedy, and then have changed nothing, or have taken
-    back what they changed.
+    back what they changed. ``agent`` says that this is the agent: others wait a little longer for its short holds.
     """
 
-    def __init__(self, places: Places | None = None, *, lock_timeout_s: float = LOCK_TIMEOUT_S) -> None:
+    def __init__(
+        self, places: Places | None = None, *, lock_timeout_s: float = LOCK_TIMEOUT_S, agent: bool = False
+    ) -> None:
         self.places = places or Places()
         self.lock_timeout_s = lock_timeout_s
+        self.agent = agent
         self._journal: Journal | None = None
 
     def __enter__(self) -> Self:
@@ -94,6 +99,11 @@ class Host:
         """What of ours is in the kernel."""
         ids = frozenset((known if known is not None else self.cgroups()).values())
         layout = shipped_layout()
+        for _ in range(READ_AGAIN):
+            with contextlib.suppress(
+                FileNotFoundError, KernelError
+            ):  # another process is changing it just now
+                return read_state(self.pins, layout.slots, ids.__contains__, layout.builds)
         return read_state(self.pins, layout.slots, ids.__contains__, layout.builds)
 
     def policies(self, generation: int | None = None) -> dict[str, Policy]:
@@ -180,17 +190,20 @@ class Host:
         numbering = self.journal.numbering(self.journal.current())
         compiled = compile_policies(list(after.values()), known, numbering, strict=strict)
         stored = _stored(after, compiled.numbering, before)
-        steps = self._plan(compiled.desired, known)
+        steps = self.plan_towards(compiled.desired, known)
         return Change(verb, reason, before, stored, compiled, steps)
 
-    def _plan(self, desired: DesiredState, known: Mapping[str, int]) -> tuple[Step, ...]:
+    def plan_towards(
+        self, desired: DesiredState, known: Mapping[str, int], found: HostState | None = None
+    ) -> tuple[Step, ...]:
+        """The steps to a desired state, from what is in the kernel, or from what is known to be there."""
         layout = shipped_layout()
         target = Target(
             builds={name: layout.builds[name] for name in desired.programs},
             tables=encode(desired, layout),
             attachments=desired.attachments,
         )
-        return plan(self.observe(known), target, {number: path for path, number in known.items()})
+        return plan(found or self.observe(known), target, {number: path for path, number in known.items()})
 
     # -- changing
 
@@ -198,7 +211,7 @@ class Host:
     def exclusively(self) -> Iterator[None]:
         """Hold the host's lock, with the journal open for writing and an interrupted change settled."""
         check_host(self.places)
-        with host_lock(self.places.state, self.lock_timeout_s):
+        with host_lock(self.places.state, self.lock_timeout_s, agent=self.agent):
             self.close()
             self._journal = Journal(self.places.state)
             self._settle()
@@ -233,7 +246,7 @@ class Host:
             change.verb, change.reason, actor, change.after, next_number, len(change.plan)
         )
         try:
-            execute(change.plan, self._actuator(), generation, progress)
+            execute(change.plan, self.actuator(), generation, progress)
         except BaseException as error:
             if not (isinstance(error, PlanFailed) and error.left):  # what is left, the next change settles
                 journal.abandon(generation.number)
@@ -251,8 +264,8 @@ class Host:
         known = self.cgroups()
         compiled = compile_policies(policies, known, self.journal.numbering(target), strict=False)
         self.journal.reserve_numbers(compiled.numbering.next_number)
-        steps = self._plan(compiled.desired, known)
-        execute(steps, self._actuator(), _Settling(self.journal, interrupted))
+        steps = self.plan_towards(compiled.desired, known)
+        execute(steps, self.actuator(), _Settling(self.journal, interrupted))
         if target == interrupted.number:
             self.journal.finish(interrupted.number)
         else:
@@ -265,7 +278,8 @@ class Host:
         taken_back = any(record.undo for record in records)
         return interrupted.number if done == interrupted.steps and not taken_back else interrupted.parent
 
-    def _actuator(self) -> KernelActuator:
+    def actuator(self) -> KernelActuator:
+        """What carries steps out on this host."""
         return KernelActuator(self.pins, shipped_layout(), self.cgroup_root, self.journal.holdout_key)
 
 

@@ -8,12 +8,17 @@ from pathlib import Path
 
 DEFAULT_STATE = Path("/var/lib/pliant")
 DEFAULT_PINS = Path("/sys/fs/bpf/pliant")
+DEFAULT_SOCKET = Path("/run/pliant/agent.sock")
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """The journal's directory, the directory of pins in a bpffs, and cgroup v2's root (None: found by itself)."""
+    """The journal's directory, the directory of pins in a bpffs, cgroup v2's root (None: found by itself).
+
+    ``socket`` is where the agent listens.
+    """
 
     state: Path = DEFAULT_STATE
     pins: Path = DEFAULT_PINS
     cgroup_root: Path | None = None
+    socket: Path = DEFAULT_SOCKET

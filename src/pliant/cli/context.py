@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from pliant.agent.host import Host
-from pliant.agent.places import DEFAULT_PINS, DEFAULT_STATE, Places
+from pliant.agent.places import DEFAULT_PINS, DEFAULT_SOCKET, DEFAULT_STATE, Places
 from pliant.errors import PliantError
 from pliant.features import catalogue
 from pliant.policy.documents import load_policies_from_paths
@@ -23,9 +23,18 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 def open_host(ctx: click.Context) -> Host:
     """The host, as the global options name it."""
+    return Host(open_places(ctx), lock_timeout_s=ctx.find_root().obj["timeout"])
+
+
+def open_places(ctx: click.Context) -> Places:
+    """Where the host's state is, as the global options say."""
     given = ctx.find_root().obj
-    places = Places(given["state"] or DEFAULT_STATE, given["pins"] or DEFAULT_PINS, given["cgroup_root"])
-    return Host(places, lock_timeout_s=given["timeout"])
+    return Places(
+        given["state"] or DEFAULT_STATE,
+        given["pins"] or DEFAULT_PINS,
+        given["cgroup_root"],
+        given["socket"] or DEFAULT_SOCKET,
+    )
 
 
 def actor() -> str:
@@ -77,7 +86,8 @@ def complete_policy(ctx: click.Context, parameter: click.Parameter, incomplete: 
     """Complete the names of policies in force; nothing where they cannot be read."""
     try:
         ctx.find_root().obj = ctx.find_root().obj or {
-            "state": _path("PLIANT_STATE"), "pins": _path("PLIANT_PINS"), "cgroup_root": None, "timeout": 0.0
+            "state": _path("PLIANT_STATE"), "pins": _path("PLIANT_PINS"),
+            "cgroup_root": None, "socket": None, "timeout": 0.0
         }  # fmt: skip
         with open_host(ctx) as host:
             names = host.journal.policies(host.journal.current())

@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
+from pliant.agent.documents import policy_document
 from pliant.agent.host import Host
 from pliant.agent.status import PolicyStatus, policy_statuses
 from pliant.cli import output as out
 from pliant.cli.context import complete_policy, open_host, output_option
-from pliant.cli.get import policy_data
 from pliant.errors import PliantError
 from pliant.features import features
 from pliant.observe.counters import read_outcomes
@@ -33,7 +33,7 @@ def describe(ctx: click.Context, name: str, output: str) -> None:
         if output == "table":
             _tell(host, status, outcomes)
         else:
-            out.data(policy_data(status) | {"outcomes": outcomes}, output)
+            out.data(policy_document(status) | {"outcomes": outcomes}, output)
 
 
 def _tell(host: Host, status: PolicyStatus, outcomes: dict[str, dict[str, int]]) -> None:

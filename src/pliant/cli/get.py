@@ -4,15 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import click
 
+from pliant.agent.documents import feature_document, policy_document, service_document
 from pliant.agent.host import Host
 from pliant.agent.status import (
-    FeatureStatus,
     PolicyStatus,
-    ServiceStatus,
     feature_statuses,
     policy_statuses,
     service_statuses,
@@ -69,7 +67,7 @@ def _policies(host: Host, names: Sequence[str], output: str) -> None:
     chosen = [found[name] for name in _chosen("policy", list(found), names)]
     out.show(
         output,
-        plain=lambda: [policy_data(status) for status in chosen],
+        plain=lambda: [policy_document(status) for status in chosen],
         names=lambda: [f"policy/{status.policy.name}" for status in chosen],
         people=lambda: out.table(
             ("name", "state", "priority", "service", "role", "tune", "treated", "held out"),
@@ -77,20 +75,6 @@ def _policies(host: Host, names: Sequence[str], output: str) -> None:
             nothing="no policy is in force",
         ),
     )
-
-
-def policy_data(status: PolicyStatus) -> dict[str, Any]:
-    """A policy as it was written, with a ``status``: reading it back with apply changes nothing."""
-    arms = status.arms
-    return status.policy.to_document() | {
-        "status": {
-            "state": status.state,
-            "number": status.number,
-            "services": list(status.services),
-            "treated": arms.treated,
-            "heldOut": arms.held_out,
-        }
-    }
 
 
 def _policy_row(status: PolicyStatus) -> tuple[str, ...]:
@@ -114,7 +98,7 @@ def _services(host: Host, names: Sequence[str], output: str) -> None:
     _chosen("service", list(known), names)
     out.show(
         output,
-        plain=lambda: [_service_data(status) for status in chosen],
+        plain=lambda: [service_document(status) for status in chosen],
         names=lambda: [f"service/{status.cgroup}" for status in chosen],
         people=lambda: out.table(
             ("service", "policies", "programs", "cgroup"),
@@ -124,21 +108,12 @@ def _services(host: Host, names: Sequence[str], output: str) -> None:
     )
 
 
-def _service_data(status: ServiceStatus) -> dict[str, Any]:
-    return {
-        "service": status.name,
-        "cgroup": status.cgroup,
-        "policies": list(status.policies),
-        "programs": list(status.programs),
-    }
-
-
 def _features(host: Host, names: Sequence[str], output: str) -> None:
     found = {status.name: status for status in feature_statuses(host)}
     chosen = [found[name] for name in _chosen("feature", list(found), names)]
     out.show(
         output,
-        plain=lambda: [_feature_data(status) for status in chosen],
+        plain=lambda: [feature_document(status) for status in chosen],
         names=lambda: [f"feature/{status.name}" for status in chosen],
         people=lambda: out.table(
             ("feature", "reach", "policies", "applied", "refused", "what it sets"),
@@ -156,17 +131,6 @@ def _features(host: Host, names: Sequence[str], output: str) -> None:
             nothing="this build has no features",
         ),
     )
-
-
-def _feature_data(status: FeatureStatus) -> dict[str, Any]:
-    return {
-        "feature": status.name,
-        "reach": status.reach,
-        "summary": status.summary,
-        "loaded": status.loaded,
-        "policies": status.policies,
-        "outcomes": dict(status.outcomes),
-    }
 
 
 def _chosen(noun: str, known: Sequence[str], names: Sequence[str]) -> Sequence[str]:

@@ -19,6 +19,7 @@ from pliant import __version__
 from pliant.errors import PliantError
 
 COMMANDS = {
+    "agent": ("pliant.cli.agent:agent", "Keep this host as its policies ask for."),
     "apply": ("pliant.cli.apply:apply", "Put policies in force on this host."),
     "audit": ("pliant.cli.audit:audit", "Show and check the record of every change."),
     "bench": ("pliant.bench.command:bench", "Measure what Pliant costs and how fast it is."),
@@ -28,12 +29,14 @@ COMMANDS = {
     "describe": ("pliant.cli.describe:describe", "Show everything about one policy."),
     "diff": ("pliant.cli.diff:diff", "Show what apply would change."),
     "doctor": ("pliant.cli.doctor:doctor", "Check what this host can do, and whether all is well."),
+    "events": ("pliant.cli.events:events", "Show what happened on this host."),
     "explain": ("pliant.cli.explain:explain", "Say which policies a connection gets, and why."),
     "get": ("pliant.cli.get:get", "List policies, services, features or connections."),
     "history": ("pliant.cli.history:history", "List the generations of this host, or the steps of one."),
     "repair": ("pliant.cli.repair:repair", "Make the kernel what the policies in force ask for."),
     "rollback": ("pliant.cli.rollback:rollback", "Go back to an earlier generation."),
     "schema": ("pliant.cli.schema:schema", "Print the JSON Schema of policy files."),
+    "status": ("pliant.cli.status:status", "Say how the agent of this host is doing."),
 }
 
 INTERRUPTED = 130
@@ -72,6 +75,13 @@ def _directory(name: str, variable: str, text: str) -> Callable[[Callable[..., A
 @_directory("--pins", "PLIANT_PINS", "Where programs and maps are pinned.  [default: /sys/fs/bpf/pliant]")
 @_directory("--cgroup-root", "PLIANT_CGROUP_ROOT", "The cgroup v2 hierarchy.  [default: where it is mounted]")
 @click.option(
+    "--socket",
+    envvar="PLIANT_SOCKET",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Where the agent listens.  [default: /run/pliant/agent.sock]",
+)
+@click.option(
     "--timeout",
     type=click.FloatRange(min=0),
     default=10.0,
@@ -81,10 +91,17 @@ def _directory(name: str, variable: str, text: str) -> Callable[[Callable[..., A
 )
 @click.pass_context
 def cli(
-    ctx: click.Context, state: Path | None, pins: Path | None, cgroup_root: Path | None, timeout: float
+    ctx: click.Context,
+    state: Path | None,
+    pins: Path | None,
+    cgroup_root: Path | None,
+    socket: Path | None,
+    timeout: float,
 ) -> None:
     """Programmable Linux host networking: policies in, eBPF out, every change measured and reversible."""
-    ctx.obj = {"state": state, "pins": pins, "cgroup_root": cgroup_root, "timeout": timeout}
+    ctx.obj = {
+        "state": state, "pins": pins, "cgroup_root": cgroup_root, "socket": socket, "timeout": timeout
+    }  # fmt: skip
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

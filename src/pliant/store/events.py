@@ -31,6 +31,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         kind.name: kind
         for kind in (
             Kind("agent-started", "The agent has started on this host.", ("pid", "version", "generation")),
+            Kind("agent-reloaded", "The agent was told to read everything again (SIGHUP).", ("pid",)),
             Kind("agent-stopped", "The agent was told to end; everything stays attached.", ("pid",)),
             Kind("generation-applied", "A change is in force.", ("generation", "verb", "actor", "reason")),
             Kind(

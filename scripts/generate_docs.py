@@ -84,7 +84,7 @@ def _fields(
 
 
 def _resolved(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
-    reference = node.get("$ref", "")
+    reference = next((part["$ref"] for part in (node, *node.get("anyOf", ())) if "$ref" in part), "")
     if not reference:
         return node
     resolved = schema

@@ -20,7 +20,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 def policy_json_schema(catalogue: Catalogue) -> dict[str, Any]:
     """Return the schema (Draft 2020-12) of one document: a policy, or a ``kind: List`` of policies.
 
-    The parts are under ``$defs``: Policy, Metadata, Spec, Match, Tune and List.
+    The parts are under ``$defs``: Policy, Metadata, Spec, Match, Tune, Guard and List.
     """
     policy = policy_model(catalogue).model_json_schema(mode="validation")
     parts: dict[str, Any] = policy.pop("$defs")
@@ -35,6 +35,7 @@ def policy_json_schema(catalogue: Catalogue) -> dict[str, Any]:
     for name in ("peers", "localPorts", "remotePorts"):
         parts["Match"]["properties"][name]["minItems"] = 1
     parts["Spec"]["properties"]["holdout"]["default"] = "0%"
+    parts["Guard"]["minProperties"] = 1
     parts["List"] = _list_schema()
     return {
         "$schema": DIALECT,

@@ -25,6 +25,7 @@ from pydantic import (
     model_validator,
 )
 
+from pliant.policy.guard import Guard
 from pliant.policy.options import Catalogue, Share
 from pliant.policy.problems import Path, kind_of, rejection
 from pliant.policy.units import quote
@@ -287,9 +288,26 @@ class Spec(_Written):
     holdout: Share = Field(
         0, description="The share of matching connections kept untuned, to compare with.", examples=["5%"]
     )
+    guard: Guard | None = Field(
+        None, description="Limits against the held-out connections; past one, the policy is taken off."
+    )
     priority: int = Field(
         100, ge=0, le=1_000_000, description="Which policy wins where two set the same option: the higher."
     )
+
+    @model_validator(mode="after")
+    def _guards_what_it_can_compare(self) -> Self:
+        if self.guard and not self.holdout:
+            message = "a guard compares with held-out connections, and nothing is held out"
+            raise rejection(message, "set holdout, for example to 5%", at=("guard",))
+        if self.guard and self.guard.connectionFailures is not None and self.match.role == "server":
+            message = (
+                "connections that a service accepts are seen when they are established: none of them fails"
+            )
+            raise rejection(
+                message, "leave it out, or match role: client", at=("guard", "connectionFailures")
+            )
+        return self
 
 
 class Policy(_Written):
@@ -322,6 +340,11 @@ class Policy(_Written):
         """The share of matching connections kept untuned, in parts per million."""
         holdout: int = self.spec.holdout
         return holdout
+
+    @property
+    def guard(self) -> Guard | None:
+        """The limits against the held-out connections, if there are any."""
+        return self.spec.guard
 
     @property
     def tune_values(self) -> dict[str, Any]:

@@ -13,7 +13,18 @@ from typing import Annotated, Any
 from pydantic import PlainSerializer, PlainValidator, TypeAdapter, WithJsonSchema
 
 from pliant.policy.problems import kind_of, rejection
-from pliant.policy.units import DURATION, LARGEST, RATE, SHARE, SIZE, Unit, UnitError, quote
+from pliant.policy.units import (
+    DURATION,
+    INCREASE,
+    LARGEST,
+    POINTS,
+    RATE,
+    SHARE,
+    SIZE,
+    Unit,
+    UnitError,
+    quote,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +68,16 @@ def size(minimum: str | None = None, maximum: str | None = None) -> Any:
 def share(minimum: str | None = None, maximum: str | None = None) -> Any:
     """Return a type for shares within bounds, such as ``share("0%", "50%")``; values are ppm."""
     return _quantity(SHARE, minimum, maximum)
+
+
+def points(minimum: str | None = None, maximum: str | None = None) -> Any:
+    """Return a type for percentage points within bounds, such as ``points("0.1pp", "50pp")``; values are ppm."""
+    return _quantity(POINTS, minimum, maximum)
+
+
+def increase(minimum: str | None = None, maximum: str | None = None) -> Any:
+    """Return a type for relative increases within bounds, such as ``increase("1%", "500%")``; values are ppm."""
+    return _quantity(INCREASE, minimum, maximum)
 
 
 def _quantity(unit: Unit, minimum: str | None, maximum: str | None, *, bare: bool = False) -> Any:
@@ -134,3 +155,9 @@ Size = size()
 
 Share = share()
 """Any share from 0% to 100%; values are parts per million."""
+
+Points = points("0.01pp", "100pp")
+"""Percentage points between two shares; values are parts per million."""
+
+Increase = increase("1%", "10000%")
+"""An increase relative to another value; values are parts per million of it."""

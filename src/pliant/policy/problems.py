@@ -12,7 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -286,7 +286,7 @@ def _unknown(model: type[BaseModel], path: Path) -> tuple[str, str]:
     near = did_you_mean(str(key), list(known))
     if near:
         return f"there is no field {quote(str(key))} here", f"did you mean '{near}'?"
-    for home in ((), ("metadata",), ("spec",), ("spec", "match"), ("spec", "tune")):
+    for home in ((), ("metadata",), ("spec",), ("spec", "match"), ("spec", "tune"), ("spec", "guard")):
         if key in (_fields(model, home) or {}):
             remedy = f"move it to {dotted(home)}" if home else "move it to the top of the document"
             return f"there is no field {quote(str(key))} here", remedy
@@ -296,9 +296,13 @@ def _unknown(model: type[BaseModel], path: Path) -> tuple[str, str]:
 def _fields(model: type[BaseModel], path: Path) -> Mapping[str, FieldInfo] | None:
     for part in path:
         info = model.model_fields.get(str(part))
-        if info is None or not (isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)):
+        kinds = (info.annotation, *get_args(info.annotation)) if info else ()
+        section = next(
+            (kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None
+        )
+        if section is None:
             return None
-        model = info.annotation
+        model = section
     return model.model_fields
 
 

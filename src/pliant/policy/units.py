@@ -47,6 +47,7 @@ _RATE = {f"{prefix}bit": scale for prefix, scale in (_DECIMAL | _BINARY).items()
 _DURATION = {"us": 1, "ms": 1_000, "s": 1_000_000, "m": 60_000_000}
 _SIZE = {f"{prefix.replace('k', 'K')}B": scale for prefix, scale in (_DECIMAL | _BINARY).items()}
 _SHARE = {"%": WHOLE_SHARE_PPM // 100}
+_POINTS = {"pp": WHOLE_SHARE_PPM // 100}
 
 _QUANTITY = re.compile(r"([0-9]{1,20})(?:\.([0-9]{1,20}))? ?([A-Za-z%]*)", re.ASCII)
 _WRITTEN = r"^[0-9]{1,20}(\.[0-9]{1,20})? ?"
@@ -134,6 +135,30 @@ def parse_share(text: str) -> int:
     return value
 
 
+@lru_cache(maxsize=4096)
+def parse_points(text: str) -> int:
+    """Return the parts per million of ``"2pp"``, percentage points between two shares. Raises UnitError."""
+    numerator, denominator, unit = _split(text, "number of percentage points", "2pp")
+    if unit == "%":
+        number = text.removesuffix("%").rstrip()
+        raise UnitError(
+            f"{quote(text)} could mean percentage points or a share of the other value",
+            f"write {number}pp for percentage points",
+        )
+    if unit != "pp":
+        raise UnitError(f"{quote(text)} has no unit of percentage points", "write for example 2pp")
+    return _scaled(text, numerator, denominator, _POINTS["pp"], "0.0001pp")
+
+
+@lru_cache(maxsize=4096)
+def parse_increase(text: str) -> int:
+    """Return the parts per million of ``"10%"`` more than another value; may be more than 100%. Raises UnitError."""
+    numerator, denominator, unit = _split(text, "relative increase", "10%")
+    if unit != "%":
+        raise UnitError(f"{quote(text)} has no percent sign", "write for example 10%")
+    return _scaled(text, numerator, denominator, _SHARE["%"], "0.0001%")
+
+
 def format_rate(bits_per_second: int) -> str:
     """Return the exact spelling of a rate: ``200_000_000`` is ``"200Mbit"``."""
     return _format(bits_per_second, _RATE_LARGEST_FIRST, "bit")
@@ -153,6 +178,11 @@ def format_share(parts_per_million: int) -> str:
     """Return a share as a percentage: ``5_000`` is ``"0.5%"``."""
     whole, rest = divmod(parts_per_million, _SHARE["%"])
     return f"{whole}.{rest:04d}".rstrip("0").rstrip(".") + "%"
+
+
+def format_points(parts_per_million: int) -> str:
+    """Return a difference of shares in percentage points: ``5_000`` is ``"0.5pp"``."""
+    return format_share(parts_per_million).removesuffix("%") + "pp"
 
 
 def quote(text: str) -> str:
@@ -194,3 +224,5 @@ RATE = Unit("rate", "200Mbit", _RATE, parse_rate, format_rate, rf"{_WRITTEN}([kK
 DURATION = Unit("duration", "30ms", _DURATION, parse_duration, format_duration, rf"{_WRITTEN}([uµμm]s|s|m)$")
 SIZE = Unit("size", "4MiB", _SIZE, parse_size, format_size, rf"{_WRITTEN}(([kKmMgGtT][iI]?)?[bB])?$")
 SHARE = Unit("share", "5%", _SHARE, parse_share, format_share, rf"{_WRITTEN}%$")
+POINTS = Unit("number of percentage points", "2pp", _POINTS, parse_points, format_points, rf"{_WRITTEN}pp$")
+INCREASE = Unit("relative increase", "10%", _SHARE, parse_increase, format_share, rf"{_WRITTEN}%$")

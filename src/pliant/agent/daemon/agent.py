@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -138,7 +139,10 @@ class Agent:
 
     def tell(self, kind: str, sentence: str, **data: Any) -> None:
         """Record an event, log it and send it to those who follow."""
-        number = self.journal.events.add(kind, sentence, **data)
+        try:
+            number = self.journal.events.add(kind, sentence, **data)
+        except sqlite3.Error:  # a full disk, for one: the log has it
+            number = 0
         log(Event(number, time.time(), kind, sentence, data))
         self.server.publish()
 
@@ -224,7 +228,7 @@ class Agent:
         """Look at the host now. Raises :class:`PliantError` when it could not be made as it should be."""
         self.services.update()
         try:
-            outcome = self.reconciler.reconcile(cause)
+            outcome = self._reconcile(cause)
         except PliantError as error:
             self.looks[cause.name.lower(), "failed"] += 1
             self._failed(cause, error)
@@ -233,6 +237,13 @@ class Agent:
             self._looked = time.monotonic()
         self._account(outcome)
         return outcome
+
+    def _reconcile(self, cause: Cause) -> Outcome:
+        try:
+            return self.reconciler.reconcile(cause)
+        except sqlite3.Error as error:
+            remedy = "see that the state directory's disk is writable and not full"
+            raise PliantError(f"the journal cannot be used: {error}", remedy=remedy) from error
 
     def _look_now(self) -> None:
         self._timer = None

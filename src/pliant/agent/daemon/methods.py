@@ -78,7 +78,7 @@ def _changing(agent: Agent) -> Iterable[Method]:
         lambda request: _change(
             agent,
             request,
-            lambda host: host.change_to_delete(_needed(request, "names"), reason=_reason(request)),
+            lambda host: host.change_to_delete(_names(request), reason=_reason(request)),
         ),
         {"names": LIST, **changing},
         changes=True,
@@ -164,9 +164,13 @@ def _reconcile(agent: Agent) -> dict[str, Any]:
 
 def _apply(agent: Agent, request: Request) -> dict[str, Any]:
     given = request.params
+    documents = _needed(request, "policies")
+    for number, document in enumerate(documents, 1):
+        if not isinstance(document, dict):
+            raise PliantError(f"policy {number} is no object", remedy="send the documents that files hold")
     policies = [
         policy_from_document(document, f"policy {number}", catalogue())
-        for number, document in enumerate(_needed(request, "policies"), 1)
+        for number, document in enumerate(documents, 1)
     ]
     return _change(
         agent,
@@ -217,3 +221,10 @@ def _needed(request: Request, name: str) -> list[Any]:
         raise PliantError(f"'{name}' is missing")
     found: list[Any] = request.params[name]
     return found
+
+
+def _names(request: Request) -> list[str]:
+    names = _needed(request, "names")
+    if not all(isinstance(name, str) for name in names):
+        raise PliantError("'names' is a list of strings")
+    return names

@@ -13,6 +13,7 @@ import os
 import socket
 import stat
 import struct
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ MAX_UNREAD_BYTES = 16 << 20
 MAX_CONNECTIONS = 64
 _PEERCRED = struct.Struct("3i")
 _SO_PEERGROUPS = 59
-_MAX_GROUPS = 65536
+_MAX_GROUPS = 256  # what socket.getsockopt() has room for; of somebody in more only the first group counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +224,15 @@ class Connection:
             self.send_events()
         except PliantError as error:
             told = {"message": error.message, "remedy": error.remedy, "status": error.exit_status}
+            self._send({"id": number, "error": told})
+        except Exception as error:  # a request must not end the agent, whatever is wrong with it or with us
+            traceback.print_exc()
+            what = f"{type(error).__name__}: {error}"
+            told = {
+                "message": f"the agent failed at this request: {what}",
+                "remedy": "see its log",
+                "status": 2,
+            }
             self._send({"id": number, "error": told})
 
     def _call(self, request: Mapping[str, Any], number: Any) -> Any:

@@ -5,7 +5,6 @@
  * Chosen as soon as the connection is judged, so that a connecting socket negotiates what its algorithm needs. A socket
  * that runs the algorithm already is left as it is: choosing it again would start it anew, to no effect.
  */
-#include <pliant/kernel.h>
 #include <pliant/feature.h>
 
 #define TCP_CONGESTION 13
@@ -16,14 +15,10 @@ struct setting {
 
 FEATURE_SETTINGS;
 
-static __always_inline bool runs(struct bpf_sock *sk, const char name[TCP_CA_NAME_MAX])
+static __always_inline bool runs(struct sock *sk, const char name[TCP_CA_NAME_MAX])
 {
-	struct inet_connection_sock *connection = (struct inet_connection_sock *)bpf_skc_to_tcp_sock(sk);
-	const struct tcp_congestion_ops *ops;
+	const struct tcp_congestion_ops *ops = ((struct inet_connection_sock *)sk)->icsk_ca_ops;
 
-	if (!connection)
-		return false;
-	ops = connection->icsk_ca_ops;
 	for (int i = 0; i < TCP_CA_NAME_MAX; i++) {
 		if (ops->name[i] != name[i])
 			return false;
@@ -33,17 +28,16 @@ static __always_inline bool runs(struct bpf_sock *sk, const char name[TCP_CA_NAM
 	return true;
 }
 
-static __always_inline void apply(struct bpf_sock_ops *ctx, const struct setting *setting)
+static __always_inline long set_option(void *socket, struct sock *sk, const struct setting *setting)
 {
-	struct bpf_sock *sk = ctx->sk;
-
-	if (!setting || !is_judged(ctx))
-		return;
-	if (sk && runs(sk, setting->name)) {
-		count_outcome(FEATURE_APPLIED);
-		return;
-	}
-	count_result(bpf_setsockopt(ctx, SOL_TCP, TCP_CONGESTION, (void *)setting->name, sizeof(setting->name)));
+	if (runs(sk, setting->name))
+		return 0;
+	return bpf_setsockopt(socket, SOL_TCP, TCP_CONGESTION, (void *)setting->name, sizeof(setting->name));
 }
 
-FEATURE(congestion_control)
+static __always_inline long get_option(void *socket, struct sock *sk, struct setting *setting)
+{
+	return bpf_getsockopt(socket, SOL_TCP, TCP_CONGESTION, setting->name, sizeof(setting->name));
+}
+
+LIVE_FEATURE(congestion_control)

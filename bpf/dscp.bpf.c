@@ -13,22 +13,26 @@ struct setting {
 
 FEATURE_SETTINGS;
 
-static __always_inline bool is_v4_mapped(struct bpf_sock_ops *ctx)
+static __always_inline long set_option(void *socket, struct sock *sk, const struct setting *setting)
 {
-	return !ctx->remote_ip6[0] && !ctx->remote_ip6[1] && ctx->remote_ip6[2] == bpf_htonl(0xffff);
+	int traffic_class = setting->code_point << 2;
+
+	if (is_ipv4(sk))
+		return bpf_setsockopt(socket, SOL_IP, IP_TOS, &traffic_class, sizeof(traffic_class));
+	return bpf_setsockopt(socket, SOL_IPV6, IPV6_TCLASS, &traffic_class, sizeof(traffic_class));
 }
 
-static __always_inline void apply(struct bpf_sock_ops *ctx, const struct setting *setting)
+static __always_inline long get_option(void *socket, struct sock *sk, struct setting *setting)
 {
-	int traffic_class;
+	int traffic_class = 0;
+	long result;
 
-	if (!setting || !is_judged(ctx))
-		return;
-	traffic_class = setting->code_point << 2;
-	if (ctx->family == AF_INET || is_v4_mapped(ctx))
-		count_result(bpf_setsockopt(ctx, SOL_IP, IP_TOS, &traffic_class, sizeof(traffic_class)));
+	if (is_ipv4(sk))
+		result = bpf_getsockopt(socket, SOL_IP, IP_TOS, &traffic_class, sizeof(traffic_class));
 	else
-		count_result(bpf_setsockopt(ctx, SOL_IPV6, IPV6_TCLASS, &traffic_class, sizeof(traffic_class)));
+		result = bpf_getsockopt(socket, SOL_IPV6, IPV6_TCLASS, &traffic_class, sizeof(traffic_class));
+	setting->code_point = (traffic_class & 255) >> 2;
+	return result;
 }
 
-FEATURE(dscp)
+LIVE_FEATURE(dscp)

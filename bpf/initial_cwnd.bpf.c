@@ -46,17 +46,17 @@ static __always_inline void set_kept(struct bpf_sock_ops *ctx, struct bpf_sock *
 	bpf_sk_storage_delete(&connecting, sk);
 }
 
-static __always_inline void apply(struct bpf_sock_ops *ctx, const struct setting *setting)
+static __always_inline void apply(struct bpf_sock_ops *ctx, const struct setting *setting, enum moment moment)
 {
 	struct bpf_sock *sk = ctx->sk;
 
 	if (!sk)
 		return;
-	if (ctx->op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB)
+	if (moment == ESTABLISHED)
 		set_kept(ctx, sk);
-	else if (setting && ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
+	else if (setting && moment == CONNECTING)
 		keep(sk, setting->segments);
-	else if (setting)
+	else if (setting && moment == ACCEPTED)
 		set(ctx, setting->segments);
 }
 

@@ -5,6 +5,7 @@
 #include <pliant/feature.h>
 
 #define TCP_BPF_RTO_MIN 1004
+#define RTO_MIN_US	200000 /* TCP_RTO_MIN in include/net/tcp.h */
 
 struct setting {
 	__u32 microseconds;
@@ -12,14 +13,18 @@ struct setting {
 
 FEATURE_SETTINGS;
 
-static __always_inline void apply(struct bpf_sock_ops *ctx, const struct setting *setting)
+static __always_inline long set_option(void *socket, struct sock *sk, const struct setting *setting)
 {
-	int microseconds;
-
-	if (!setting || !is_judged(ctx))
-		return;
-	microseconds = setting->microseconds;
-	count_result(bpf_setsockopt(ctx, SOL_TCP, TCP_BPF_RTO_MIN, &microseconds, sizeof(microseconds)));
+	return bpf_setsockopt(socket, SOL_TCP, TCP_BPF_RTO_MIN, (void *)&setting->microseconds,
+			      sizeof(setting->microseconds));
 }
 
-FEATURE(min_rto)
+/* A kernel that cannot be asked (before 6.15) has its default: only a program can set another. */
+static __always_inline long get_option(void *socket, struct sock *sk, struct setting *setting)
+{
+	if (bpf_getsockopt(socket, SOL_TCP, TCP_BPF_RTO_MIN, &setting->microseconds, sizeof(setting->microseconds)))
+		setting->microseconds = RTO_MIN_US;
+	return 0;
+}
+
+LIVE_FEATURE(min_rto)

@@ -7,19 +7,21 @@
 #define SO_MAX_PACING_RATE 47
 
 struct setting {
-	__u32 bytes_per_second;
+	__u32 bytes_per_second; /* all ones: no limit */
 };
 
 FEATURE_SETTINGS;
 
-static __always_inline void apply(struct bpf_sock_ops *ctx, const struct setting *setting)
+static __always_inline long set_option(void *socket, struct sock *sk, const struct setting *setting)
 {
-	__u32 rate;
-
-	if (!setting || !is_judged(ctx))
-		return;
-	rate = setting->bytes_per_second;
-	count_result(bpf_setsockopt(ctx, SOL_SOCKET, SO_MAX_PACING_RATE, &rate, sizeof(rate)));
+	return bpf_setsockopt(socket, SOL_SOCKET, SO_MAX_PACING_RATE, (void *)&setting->bytes_per_second,
+			      sizeof(setting->bytes_per_second));
 }
 
-FEATURE(pacing_rate)
+static __always_inline long get_option(void *socket, struct sock *sk, struct setting *setting)
+{
+	return bpf_getsockopt(socket, SOL_SOCKET, SO_MAX_PACING_RATE, &setting->bytes_per_second,
+			      sizeof(setting->bytes_per_second));
+}
+
+LIVE_FEATURE(pacing_rate)

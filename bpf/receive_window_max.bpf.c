@@ -14,7 +14,6 @@
  * has offered up to 64 KiB before the connection is judged, which a smaller limit only takes back as data comes in; and
  * an application that sets SO_RCVBUF itself after this has its way. One that has set a smaller buffer before keeps it.
  */
-#include <pliant/kernel.h>
 #include <pliant/feature.h>
 
 #include <bpf/bpf_core_read.h>
@@ -35,12 +34,12 @@ static __always_inline bool has_smaller_buffer(struct bpf_sock *sk, __u32 bytes)
 	return sock && BPF_CORE_READ_BITFIELD(sock, sk_userlocks) & SOCK_RCVBUF_LOCK && sock->sk_rcvbuf <= (int)bytes;
 }
 
-static __always_inline void apply(struct bpf_sock_ops *ctx, const struct setting *setting)
+static __always_inline void apply(struct bpf_sock_ops *ctx, const struct setting *setting, enum moment moment)
 {
 	struct bpf_sock *sk = ctx->sk;
 	__u32 half;
 
-	if (!setting || !is_judged(ctx))
+	if (!setting || !is_judged(moment))
 		return;
 	if (sk && has_smaller_buffer(sk, setting->bytes)) {
 		count_outcome(FEATURE_UNCHANGED);

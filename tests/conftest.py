@@ -29,6 +29,7 @@ from pliant.kernel.maps import Map
 from pliant.kernel.programs import Program
 from pliant.lab import Host as LabHost
 from pliant.lab import Lab, PrivateMounts, TcpServer, isolate
+from pliant.observe.pin_tree import PROGRAM_PIN
 from pliant.observe.tables import Table
 from pliant.plan.steps import Step
 from pliant.policy.documents import load_policies
@@ -70,6 +71,7 @@ class Outcomes:
     applied: int
     refused: int
     unchanged: int
+    restored: int = 0
 
 
 class Pliant:
@@ -160,7 +162,7 @@ def _called(pin: Path, programs: Mapping[int, Path]) -> dict[int, str]:
 
 
 def _describe(path: Path) -> object:
-    if path.name.startswith("program_"):
+    if PROGRAM_PIN.fullmatch(path.name):
         with Program.pinned(path) as program:
             return program.tag
     if path.parent.name == "links":
@@ -170,9 +172,9 @@ def _describe(path: Path) -> object:
             return (info.cgroup_id, program.name, program.tag)
     with Map.pinned(path) as held:
         counts = held.name in ("outcomes", "scope_outcomes", "last_errno")
-        if counts or held.name in ("accepted", "verdicts", "connecting"):
+        if counts or held.name in ("accepted", "verdicts", "connecting", "previous", "measured"):
             return held.name
-        length = 16 if held.name == "policies" else held.value_size  # counters are no settings
+        length = {"policies": 16, "effects": 0}.get(held.name, held.value_size)  # counters are no settings
         return {key: value[:length] for key, value in held.items()}
 
 

@@ -59,7 +59,7 @@ def interposed(monkeypatch: pytest.MonkeyPatch, happens: Happening) -> Iterator[
 
     def actuator(host: Host) -> KernelActuator:
         made = plain(host)
-        special = Interposed(made.pins, made.layout, made.cgroup_root, made.holdout_key)
+        special = Interposed(made.ground)
         special.happens, special.position = happens, 0
         return special
 
@@ -204,7 +204,7 @@ def test_values_are_deleted_only_when_programs_told_of_them_have_ended(
         if isinstance(step, WriteTable):
             events.append("rules" if step.table.map in RULES else "delete" if step.deletes else "write")
 
-    monkeypatch.setattr("pliant.agent.actuator.wait_for_running_programs", wait)
+    monkeypatch.setattr("pliant.agent.actuator.tables.wait_for_running_programs", wait)
     pliant.apply(*new, progress=look)
     with pliant.host() as host:
         host.carry_out(host.change_to_delete(["a"]), actor="test", progress=look)

@@ -10,6 +10,7 @@ from pliant.agent.checks import check_hooks, check_host, check_reach, check_serv
 from pliant.agent.places import Places
 from pliant.errors import PliantError
 from pliant.kernel.cgroups import find_root
+from pliant.observe.pin_tree import Hook
 from pliant.plan.steps import Attach
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def test_hook_is_refused_unless_its_program_shares_it(
     pair: Pair, foreign: Program, hold: Hold, flags: int, refused: bool, where: str
 ) -> None:
     service = pair.server.service("hook.service")
-    step = Attach("", service.stat().st_ino, pair.service(pair.server, "hook.service"))
+    step = Attach("", Hook("scope", service.stat().st_ino), pair.service(pair.server, "hook.service"))
     check_hooks([step], find_root())
     with hold(foreign, service if where == "here" else pair.server.cgroup, flags):
         if not refused:

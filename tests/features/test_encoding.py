@@ -11,14 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pliant.features.encoding import PPM, encode
+from pliant.features.encoding import PPM, encode, live_digest
 from pliant.features.layout import shipped_layout
 from pliant.observe.tables import Table
 from pliant.policy.compile import compile_policies, mapped_prefix
 from pliant.policy.desired import (
     NOTHING,
     SCOPE,
-    Attachment,
     DesiredState,
     PolicyVersion,
     Role,
@@ -31,7 +30,7 @@ from tests.policy.strategies import CGROUPS, policy_sets, unhurried
 LAYOUT = shipped_layout()
 RULES, SERVICES = Table(SCOPE, "rules"), Table(SCOPE, "services")
 POLICIES = Table(SCOPE, "policies")
-ON_ROOT = frozenset({Attachment(1, "/")})
+SOME = frozenset({"dscp"})
 
 
 def number(value: int) -> bytes:
@@ -66,7 +65,7 @@ def test_a_rules_key_has_ports_in_host_order_and_the_peer_in_network_order(
     prefix: str, ports: tuple[int, int], role: Role, bits: int, peer: str
 ) -> None:
     key = RuleKey(0x1122334455667788, role, *ports, *mapped_prefix(parse_prefix(prefix)))
-    tables = encode(DesiredState(rules={key: (1,)}, attachments=ON_ROOT), LAYOUT)
+    tables = encode(DesiredState(rules={key: (1,)}, options=SOME), LAYOUT)
     address = socket.inet_pton(socket.AF_INET6, peer)
     assert list(tables[RULES]) == [
         struct.pack("=IIIHHB3x16s", bits, 0x55667788, 0x11223344, *ports, role, address)
@@ -86,7 +85,7 @@ keys = st.builds(
 
 @given(keys)
 def test_a_rules_key_reads_back_as_struct_rule_key(key: RuleKey) -> None:
-    (encoded,) = encode(DesiredState(rules={key: (1,)}, attachments=ON_ROOT), LAYOUT)[RULES]
+    (encoded,) = encode(DesiredState(rules={key: (1,)}, options=SOME), LAYOUT)[RULES]
     fields = LAYOUT.scope["rule_key"].unpack(encoded)
     low, high = fields["class"]
     assert low | high << 32 == key.service_class
@@ -99,28 +98,28 @@ def test_a_rules_key_reads_back_as_struct_rule_key(key: RuleKey) -> None:
 @pytest.mark.parametrize("numbers", [(1,), (3, 2, 1), tuple(range(1, 9))])
 def test_a_rule_lists_its_policies_and_a_zero_ends_a_short_list(numbers: tuple[int, ...]) -> None:
     key = RuleKey(1, Role.SERVER, 0, 0, 0, 0)
-    (value,) = encode(DesiredState(rules={key: numbers}, attachments=ON_ROOT), LAYOUT)[RULES].values()
+    (value,) = encode(DesiredState(rules={key: numbers}, options=SOME), LAYOUT)[RULES].values()
     assert LAYOUT.scope["rule"].unpack(value)["policy"] == [*numbers, *[0] * (8 - len(numbers))]
 
 
 def test_a_service_has_its_class_and_shapes_under_its_cgroups_id() -> None:
-    desired = DesiredState(services={77: Service(2**64 - 1, 0b1010)}, attachments=ON_ROOT)
+    desired = DesiredState(services={77: Service(2**64 - 1, 0b1010, frozenset({"dscp"}))}, options=SOME)
     assert encode(desired, LAYOUT)[SERVICES] == {
         (77).to_bytes(8, sys.byteorder): LAYOUT.scope["service"].pack(
-            {"class": 2**64 - 1, "shapes": 0b1010, "reserved": 0}
+            {"class": 2**64 - 1, "shapes": 0b1010, "options": 1 << LAYOUT.slots["dscp"]}
         )
     }
 
 
 def test_a_policy_has_a_bit_for_each_option_it_sets_and_counters_of_zero() -> None:
     settings = {"dscp": 46, "pacing_rate": 8000}
-    desired = DesiredState(versions={5: version(number=5, settings=settings)}, attachments=ON_ROOT)
+    desired = DesiredState(versions={5: version(number=5, settings=settings)}, options=SOME)
     (fields,) = (LAYOUT.scope["policy"].unpack(value) for value in encode(desired, LAYOUT)[POLICIES].values())
     assert fields == {
         "priority": 7,
         "options": 1 << LAYOUT.slots["dscp"] | 1 << LAYOUT.slots["pacing_rate"],
         "holdout": 0,
-        "reserved": 0,
+        "flags": 0,
         "treated": 0,
         "held_out": 0,
     }
@@ -131,7 +130,7 @@ def test_a_policy_has_a_bit_for_each_option_it_sets_and_counters_of_zero() -> No
     [(0, 0), (1, 4294), (50_000, 214_748_364), (500_000, 2**31), (PPM, 2**32 - 1)],
 )
 def test_a_holdout_is_a_share_of_the_hashes(holdout_ppm: int, below: int) -> None:
-    desired = DesiredState(versions={1: version(holdout_ppm=holdout_ppm)}, attachments=ON_ROOT)
+    desired = DesiredState(versions={1: version(holdout_ppm=holdout_ppm)}, options=SOME)
     assert LAYOUT.scope["policy"].unpack(encode(desired, LAYOUT)[POLICIES][number(1)])["holdout"] == below
 
 
@@ -155,7 +154,32 @@ def test_every_key_and_value_has_the_size_that_its_map_was_declared_with(policie
         "services": (8, LAYOUT.scope["service"].size),
         "rules": (LAYOUT.scope["rule_key"].size, LAYOUT.scope["rule"].size),
         "policies": (4, LAYOUT.scope["policy"].size),
+        "effects": (8, LAYOUT.scope["effect"].size),
     }
     for table, entries in encode(compile_policies(policies, CGROUPS).desired, LAYOUT).items():
         sizes = structs.get(table.map) or (4, LAYOUT.settings[table.object].size)
         assert {(len(key), len(value)) for key, value in entries.items()} <= {sizes}
+
+
+@pytest.mark.parametrize(
+    ("live", "measured", "flags"), [(False, False, 0), (True, False, 1), (False, True, 2)]
+)
+def test_a_policy_says_whether_it_is_for_open_connections_and_whether_it_is_measured(
+    live: bool, measured: bool, flags: int
+) -> None:
+    made = version(live=live, measured=measured)
+    tables = encode(DesiredState(versions={made.number: made}, options=SOME), LAYOUT)
+    assert LAYOUT.scope["policy"].unpack(tables[POLICIES][number(made.number)])["flags"] == flags
+    arms = {LAYOUT.scope["effect_key"].pack({"policy": made.number, "arm": arm}) for arm in (0, 1)}
+    assert tables[Table(SCOPE, "effects")].keys() == (arms if measured else set())
+
+
+def test_open_connections_depend_on_all_tables_but_only_where_a_policy_is_for_them() -> None:
+    def digest(live: bool, priority: int) -> int:
+        made = version(live=live, priority=priority)
+        desired = DesiredState(versions={made.number: made}, options=SOME)
+        return live_digest(desired, encode(desired, LAYOUT))
+
+    assert digest(False, 1) == digest(False, 2) == 0
+    assert digest(True, 1) == digest(True, 1)
+    assert len({0, digest(True, 1), digest(True, 2)}) == 3

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pliant.agent.actuator import SHARED_MAPS
+from pliant.agent.actuator.objects import SHARED_MAPS
 from pliant.features import features
 from pliant.features.encoding import RULE_EXACT_BITS
 from pliant.features.layout import MAX_OPTIONS, shipped_layout

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pliant.observe.pin_tree import PinTree
+from pliant.observe.pin_tree import Hook, PinTree
 from pliant.observe.state import HostState
 from pliant.observe.tables import Table
 
@@ -29,14 +29,14 @@ def test_where_things_are_pinned(pins: PinTree) -> None:
     assert pins.directory == base
     assert pins.program("dscp", "b1") == base / "dscp" / "program_b1"
     assert pins.map(Table("scope", "rules")) == base / "scope" / "rules"
-    assert pins.link(7) == base / "links" / "7"
+    assert pins.link(Hook("scope", 7)) == base / "links" / "scope-7"
 
 
 def test_no_pins_name_holds_a_dot_which_a_bpffs_refuses(pins: PinTree) -> None:
     paths = [
         pins.program("initial_cwnd", "b1"),
         pins.map(Table("scope", "rules")),
-        pins.link(2**63),
+        pins.link(Hook("scope", 2**63)),
     ]
     assert not any("." in part for path in paths for part in path.relative_to(pins.root).parts)
 
@@ -51,7 +51,7 @@ def test_without_pins_there_is_nothing(pins: PinTree) -> None:
 def test_objects_are_the_directories_beside_the_links(pins: PinTree) -> None:
     touch(pins.program("scope", "b1"))
     touch(pins.map(Table("dscp", "settings")))
-    touch(pins.link(1))
+    touch(pins.link(Hook("scope", 1)))
     assert pins.objects() == ["dscp", "scope"]
 
 
@@ -74,19 +74,21 @@ def test_of_two_builds_the_one_pinned_first_comes_first(pins: PinTree) -> None:
 @pytest.mark.parametrize(
     ("name", "attached"),
     [
-        ("7", [7]),
-        ("281474976710656", [2**48]),
+        ("scope-7", [Hook("scope", 7)]),
+        ("scope-281474976710656", [Hook("scope", 2**48)]),
         ("7_scope", []),
-        ("7_", []),
+        ("7", []),
+        ("scope-7_", []),
         ("scope", []),
         ("-7", []),
-        ("7 ", []),
-        ("x7", []),
-        ("\u0667", []),  # a digit seven, to int() as well
+        ("scope-", []),
+        ("scope-7 ", []),
+        ("scope-x7", []),
+        ("scope-\u0667", []),  # a digit seven, to int() as well
     ],
 )
 def test_attachments_are_read_from_the_names_of_their_links(
-    pins: PinTree, name: str, attached: list[int]
+    pins: PinTree, name: str, attached: list[Hook]
 ) -> None:
     touch(pins.links / name)
     assert pins.attached() == attached
@@ -110,9 +112,9 @@ def test_other_layouts_are_told_by_their_digest_and_nothing_else_is_touched(
 
 
 def test_every_attachment_finds_its_own_link_again(pins: PinTree) -> None:
-    attached = [1, 9, 10, 2**63]
-    for cgroup_id in reversed(attached):
-        touch(pins.link(cgroup_id))
+    attached = [Hook("egress_bandwidth", 7), *(Hook("scope", number) for number in (1, 9, 10, 2**63))]
+    for hook in reversed(attached):
+        touch(pins.link(hook))
     assert pins.attached() == attached
 
 
@@ -122,8 +124,8 @@ def test_every_attachment_finds_its_own_link_again(pins: PinTree) -> None:
         (HostState(), True),
         (HostState(builds={"scope": "b1"}), False),
         (HostState(partial=frozenset({"scope"})), False),
-        (HostState(attachments=frozenset({1})), False),
-        (HostState(stale=frozenset({1})), False),
+        (HostState(attachments=frozenset({Hook("scope", 1)})), False),
+        (HostState(stale=frozenset({Hook("scope", 1)})), False),
         (HostState(other_layouts=("ba9876543210",)), False),
     ],
 )

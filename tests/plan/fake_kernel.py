@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import singledispatchmethod
 
-from pliant.features.encoding import encode
+from pliant.features.encoding import encode, live_digest
 from pliant.features.layout import Layout, shipped_layout
+from pliant.observe.pin_tree import Hook
 from pliant.observe.state import HostState
 from pliant.observe.tables import Table
 from pliant.plan.planner import Target
@@ -22,13 +23,15 @@ from pliant.plan.steps import (
     ReplaceProgram,
     RestoreProgram,
     RetireLayout,
+    RetuneOnUndo,
     Step,
+    TuneOpen,
     UnloadObject,
     WriteTable,
 )
 from pliant.policy.desired import SCOPE, DesiredState
 
-TABLES = {SCOPE: ("policies", "rules", "services")}
+TABLES = {SCOPE: ("effects", "policies", "rules", "services")}
 POLICIES, RULES = Table(SCOPE, "policies"), Table(SCOPE, "rules")
 
 
@@ -65,9 +68,10 @@ class FakeKernel:
     objects: dict[str, Loaded] = field(default_factory=dict)
     partial: set[str] = field(default_factory=set)
     tables: dict[Table, dict[bytes, bytes]] = field(default_factory=dict)
-    links: dict[int, Program] = field(default_factory=dict)
+    links: dict[Hook, Program] = field(default_factory=dict)
     called: dict[int, Program] = field(default_factory=dict)
     layouts: list[str] = field(default_factory=list)
+    tuned: int = 0
     kept: dict[str, str] = field(default_factory=dict)  # replaced programs that are still pinned
     strict: bool = True
     layout: Layout = field(default_factory=shipped_layout)
@@ -78,13 +82,14 @@ class FakeKernel:
     def observe(self) -> HostState:
         """What :func:`pliant.observe.reader.read_state` would find."""
         usable = {name for name in self.objects if SCOPE not in self.objects or self.is_called(name)}
-        stale = {cgroup_id for cgroup_id in self.links if not self.is_sound(cgroup_id)}
+        stale = {hook for hook in self.links if not self.is_sound(hook)}
         return HostState(
             builds={name: self.objects[name].build for name in usable},
             partial=frozenset(self.partial | self.objects.keys() - usable),
             tables={table: dict(held) for table, held in self.tables.items() if table.object in usable},
             attachments=frozenset(self.links.keys() - stale),
             stale=frozenset(stale),
+            tuned=self.tuned,
             other_layouts=tuple(self.layouts),
         )
 
@@ -92,11 +97,11 @@ class FakeKernel:
         """Whether a feature's slot holds its program; scope needs none."""
         return name == SCOPE or self.called.get(self.layout.slots[name]) == self.objects[name].program
 
-    def is_sound(self, cgroup_id: int) -> bool:
+    def is_sound(self, hook: Hook) -> bool:
         """Whether a link runs scope's program on a cgroup that exists."""
         scope = self.objects.get(SCOPE)
-        exists = cgroup_id in self.cgroups.values()
-        return exists and scope is not None and scope.program == self.links[cgroup_id]
+        exists = hook.cgroup_id in self.cgroups.values()
+        return exists and scope is not None and scope.program == self.links[hook]
 
     def running(self, cgroups: Iterable[str]) -> list[str]:
         """The programs that can run for a socket, given its cgroup and the ones above it, in order.
@@ -105,7 +110,8 @@ class FakeKernel:
         with the maps of that scope, for it finds the verdict there.
         """
         order = []
-        for link in (self.links[i] for i in map(self.cgroups.__getitem__, cgroups) if i in self.links):
+        hooks = [Hook(SCOPE, self.cgroups[cgroup]) for cgroup in cgroups]
+        for link in (self.links[hook] for hook in hooks if hook in self.links):
             order.append(SCOPE)
             for name, slot in sorted(self.layout.slots.items(), key=lambda item: item[1]):
                 feature = self.called.get(slot)
@@ -144,6 +150,7 @@ class FakeKernel:
         if step.object == SCOPE:
             program = Program(number, maps=number)
             self.called = {}
+            self.tuned = 0
         else:
             program = Program(number, self.objects[SCOPE].program.maps)
             self.called[self.layout.slots[step.object]] = program
@@ -158,6 +165,7 @@ class FakeKernel:
             others = (self.objects.keys() | self.partial) - {SCOPE}
             _require(not self.links, f"{step}: still attached to {set(self.links)}")
             _require(not others, f"{step}: {others} use its maps")
+            _require(not self.tuned, f"{step}: open connections would stay as they are")
             self.called = {}
         else:
             self.called.pop(self.layout.slots[step.object], None)
@@ -192,9 +200,9 @@ class FakeKernel:
         if step.object != SCOPE:
             self.called[self.layout.slots[step.object]] = loaded.program
             return
-        for cgroup_id in self.links:
-            _require(cgroup_id in self.cgroups.values(), f"{step}: ENOLINK (cgroup_bpf_replace)")
-            self.links[cgroup_id] = loaded.program
+        for hook in self.links:
+            _require(hook.cgroup_id in self.cgroups.values(), f"{step}: ENOLINK (cgroup_bpf_replace)")
+            self.links[hook] = loaded.program
 
     @act.register
     def _write(self, step: WriteTable) -> None:
@@ -211,15 +219,24 @@ class FakeKernel:
 
     @act.register
     def _attach(self, step: Attach) -> None:
-        _require(self.cgroups.get(step.cgroup) == step.cgroup_id, f"{step}: no such cgroup")
+        _require(self.cgroups.get(step.cgroup) == step.hook.cgroup_id, f"{step}: no such cgroup")
         _require(SCOPE in self.objects, f"{step}: not loaded")
-        _require(step.cgroup_id not in self.links, f"{step}: attached already")
-        self.links[step.cgroup_id] = self.objects[SCOPE].program
+        _require(step.hook not in self.links, f"{step}: attached already")
+        self.links[step.hook] = self.objects[SCOPE].program
 
     @act.register
     def _detach(self, step: Detach) -> None:
-        _require(step.cgroup_id in self.links, f"{step}: not attached")
-        del self.links[step.cgroup_id]
+        _require(step.hook in self.links, f"{step}: not attached")
+        del self.links[step.hook]
+
+    @act.register
+    def _tune(self, step: TuneOpen) -> None:
+        _require(self.tuned == step.before and step.before != step.after, f"{step}: they are at {self.tuned}")
+        self.tuned = step.after
+
+    @act.register
+    def _stand_by(self, step: RetuneOnUndo) -> None:
+        _require(self.tuned == step.before, f"{step}: they are at {self.tuned}")
 
     @act.register
     def _retire(self, step: RetireLayout) -> None:
@@ -238,7 +255,10 @@ def _require(condition: bool, complaint: str) -> None:
 
 def target_of(desired: DesiredState, layout: Layout, build: str = "b1") -> Target:
     """The target of a desired state, all objects from one build."""
-    return Target(dict.fromkeys(desired.programs, build), encode(desired, layout), desired.attachments)
+    tables = encode(desired, layout)
+    return Target(
+        dict.fromkeys(desired.programs, build), tables, desired.attachments, live_digest(desired, tables)
+    )
 
 
 def take(kernel: FakeKernel, steps: Iterable[Step]) -> None:

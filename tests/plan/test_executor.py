@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 import pytest
 
 from pliant.errors import PliantError
+from pliant.observe.pin_tree import Hook
 from pliant.plan.executor import PlanFailed, execute
 from pliant.plan.steps import Attach, Detach, ForgetProgram, Step
+from pliant.policy.desired import SCOPE
 
-STEPS = [Attach("", number, f"/{number}") for number in range(3)]
+STEPS = [Attach("", Hook(SCOPE, number), f"/{number}") for number in range(3)]
 
 BEFORE = "the host is as it was before"
 

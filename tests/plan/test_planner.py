@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pliant.features.layout import shipped_layout
+from pliant.observe.pin_tree import Hook
 from pliant.observe.tables import Table
 from pliant.plan.planner import Target, plan
 from pliant.plan.steps import (
@@ -60,7 +61,7 @@ def assert_holds(kernel: FakeKernel, wanted: Target) -> None:
     found = kernel.observe()
     assert found.builds == wanted.builds
     assert found.tables == wanted.tables
-    assert found.attachments == {a.cgroup_id for a in wanted.attachments}
+    assert found.attachments == {Hook(a.program, a.cgroup_id) for a in wanted.attachments}
     assert not found.partial | found.stale
     assert not found.other_layouts
     assert kernel.called.keys() == {LAYOUT.slots[name] for name in wanted.builds if name != SCOPE}
@@ -281,7 +282,7 @@ def half_load(kernel: FakeKernel, name: str) -> None:
 def lose_cgroup(kernel: FakeKernel, name: str = SCOPE) -> None:
     """A cgroup that had scope was removed."""
     if scope := kernel.objects.get(SCOPE):
-        kernel.links[GONE] = scope.program
+        kernel.links[Hook(SCOPE, GONE)] = scope.program
 
 
 def old_program(kernel: FakeKernel, name: str) -> None:
@@ -290,8 +291,8 @@ def old_program(kernel: FakeKernel, name: str) -> None:
         if name in kernel.objects:
             kernel.called[LAYOUT.slots[name]] = replace(kernel.objects[name].program, number=-1)
         return
-    for cgroup_id, program in kernel.links.items():
-        kernel.links[cgroup_id] = replace(program, number=-1)
+    for hook, program in kernel.links.items():
+        kernel.links[hook] = replace(program, number=-1)
         return
 
 
@@ -441,12 +442,12 @@ def test_a_link_that_runs_another_program_is_made_again() -> None:
     old_program(kernel, SCOPE)
     (stale,) = kernel.observe().stale
     steps = plan(kernel.observe(), target([WEB]), NAMES)
-    assert [(step.kind, step.cgroup_id) for step in steps if isinstance(step, Attach | Detach)] == [
+    assert [(step.kind, step.hook) for step in steps if isinstance(step, Attach | Detach)] == [
         ("detach", stale),
         ("attach", stale),
     ]
     assert len(steps) == 2
-    assert stale in (CGROUPS[nginx], CGROUPS["/user.slice/nginx.service"])
+    assert stale.cgroup_id in (CGROUPS[nginx], CGROUPS["/user.slice/nginx.service"])
 
 
 def test_a_slice_that_gets_a_policy_takes_scope_over_from_the_services_in_it() -> None:
@@ -528,20 +529,20 @@ POLICY = target([policy("web", tune={"dscp": 8})]).tables[Table(SCOPE, "policies
     ("complaint", "before", "step"),
     [
         ("no such table", [], WriteTable("", SETTINGS, {b"k": b"v"}, frozenset(), {b"k": None})),
-        ("not loaded", [], Attach("", 1, "/")),
+        ("not loaded", [], Attach("", Hook(SCOPE, 1), "/")),
         ("no scope to be called by", [], LoadObject("", "dscp", "b1")),
         ("ENOENT", [], UnloadObject("", "dscp", "b1")),
-        ("not attached", [], Detach("", 1, "/")),
-        ("no such cgroup", [LoadObject("", SCOPE, "b1")], Attach("", GONE, "/gone")),
+        ("not attached", [], Detach("", Hook(SCOPE, 1), "/")),
+        ("no such cgroup", [LoadObject("", SCOPE, "b1")], Attach("", Hook(SCOPE, GONE), "/gone")),
         ("EEXIST", [LoadObject("", SCOPE, "b1")], LoadObject("", SCOPE, "b1")),
         (
             "attached already",
-            [LoadObject("", SCOPE, "b1"), Attach("", 1, "/")],
-            Attach("", 1, "/"),
+            [LoadObject("", SCOPE, "b1"), Attach("", Hook(SCOPE, 1), "/")],
+            Attach("", Hook(SCOPE, 1), "/"),
         ),
         (
             "still attached",
-            [LoadObject("", SCOPE, "b1"), Attach("", 1, "/")],
+            [LoadObject("", SCOPE, "b1"), Attach("", Hook(SCOPE, 1), "/")],
             UnloadObject("", SCOPE, "b1"),
         ),
         (

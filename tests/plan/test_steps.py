@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pliant.observe.pin_tree import Hook
 from pliant.observe.tables import Table
 from pliant.plan.steps import (
     Attach,
@@ -18,6 +19,7 @@ from pliant.plan.steps import (
     UnloadObject,
     WriteTable,
 )
+from pliant.policy.desired import SCOPE
 
 SETTINGS = Table("dscp", "settings")
 
@@ -38,8 +40,8 @@ SETTINGS = Table("dscp", "settings")
             "put the other build's program dscp back",
         ),
         (ForgetProgram("", "dscp", "b1"), "forget-program", "forget the other build's program dscp"),
-        (Attach("", 3, "/a"), "attach", "attach scope to /a"),
-        (Detach("", 3, "/a"), "detach", "detach scope from /a"),
+        (Attach("", Hook(SCOPE, 3), "/a"), "attach", "attach scope to /a"),
+        (Detach("", Hook(SCOPE, 3), "/a"), "detach", "detach scope from /a"),
         (
             RetireLayout("", "0123456789ab"),
             "retire-layout",
@@ -71,8 +73,8 @@ def test_a_step_has_a_kind_and_a_sentence(step: Step, kind: str, sentence: str) 
     [
         LoadObject("why", "dscp", "b1"),
         UnloadObject("why", "dscp", "b1"),
-        Attach("why", 3, "/a"),
-        Detach("why", 3, "/a"),
+        Attach("why", Hook(SCOPE, 3), "/a"),
+        Detach("why", Hook(SCOPE, 3), "/a"),
         WriteTable("why", SETTINGS, {b"a": b"1"}, frozenset({b"b"}), {b"a": b"0", b"b": b"2"}),
     ],
     ids=lambda step: step.kind,
@@ -93,7 +95,7 @@ def test_undoing_an_undo_takes_the_step_again(step: Step) -> None:
         ForgetProgram("", "dscp", "b1"),
         RetireLayout("", "0123456789ab"),
         UnloadObject("", "dscp", ""),
-        Detach("", 3, "cgroup 3 (gone)", lost=True),
+        Detach("", Hook(SCOPE, 3), "cgroup 3 (gone)", lost=True),
     ],
     ids=lambda step: step.kind,
 )

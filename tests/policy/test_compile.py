@@ -14,7 +14,7 @@ from pliant.features.encoding import PPM, encode
 from pliant.features.layout import shipped_layout
 from pliant.policy.compile import MAX_RULE_POLICIES, Compiled, compile_policies
 from pliant.policy.conflicts import Conflict, PolicyConflict
-from pliant.policy.desired import NOTHING, SCOPE, Attachment, DesiredState, PolicyVersion, Service
+from pliant.policy.desired import SCOPE, Attachment, DesiredState, PolicyVersion, Service
 from pliant.policy.explain import Connection, explain
 from pliant.policy.model import Policy
 from pliant.policy.numbering import Numbering
@@ -119,11 +119,11 @@ def test_scope_runs_exactly_once_for_every_cgroup_that_policies_match_and_for_no
 
 @unhurried
 @given(policy_sets())
-def test_scope_and_exactly_the_features_of_matching_policies_are_loaded(policies: list[Policy]) -> None:
+def test_scope_and_exactly_the_features_that_policies_set_are_loaded(policies: list[Policy]) -> None:
     desired = compile_policies(policies, CGROUPS).desired
     present = [p for p in policies if any(matches(p, path) for path in CGROUPS)]
-    options = {option for p in present for option in p.tune_values}
-    assert desired.programs == ({SCOPE} | options if present else set())
+    options = {option for p in policies for option in p.tune_values}
+    assert desired.programs == ({SCOPE} | options if policies else set())
     assert bool(desired.attachments) == bool(present)
 
 
@@ -152,9 +152,9 @@ def test_no_policies_need_nothing() -> None:
     assert compile_policies([], CGROUPS).desired == NOTHING
 
 
-def test_a_policy_without_a_service_on_this_host_is_numbered_and_nothing_is_done_for_it() -> None:
+def test_a_policy_without_a_service_on_this_host_is_numbered_and_its_programs_are_loaded() -> None:
     compiled = compile_policies([policy("waiting", "absent.service")], CGROUPS)
-    assert compiled.desired == NOTHING
+    assert compiled.desired == DesiredState(options=frozenset({"initial_cwnd"}))
     assert compiled.unmatched == ("waiting",)
     assert "waiting" in compiled.numbering.numbers
 
@@ -165,7 +165,7 @@ def test_a_version_carries_what_the_kernel_keeps_of_its_policy() -> None:
         CGROUPS,
     )
     settings = {"initial_cwnd": 40, "pacing_rate": 200_000_000}
-    assert compiled.desired.versions == {1: PolicyVersion(1, "web", 7, 50_000, settings)}
+    assert compiled.desired.versions == {1: PolicyVersion(1, "web", 7, 50_000, settings, measured=True)}
 
 
 def test_scope_on_a_slice_is_not_attached_again_to_the_services_in_it() -> None:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pliant.errors import PliantError
+from pliant.observe.pin_tree import Hook
 from pliant.plan.steps import Attach, LoadObject
 from pliant.policy.numbering import Numbered
 from pliant.store.generations import NOTHING_YET, State, StoredPolicy
@@ -143,7 +144,7 @@ def test_a_generation_that_cannot_be_started_leaves_no_trace(journal: Journal) -
 # -- steps
 
 LOAD = LoadObject("it decides", "scope", "b1")
-ATTACH = Attach("policies match here", 3, "/a")
+ATTACH = Attach("policies match here", Hook("scope", 3), "/a")
 
 
 def test_a_step_is_recorded_before_it_is_taken_and_again_after_it_was_read_back(journal: Journal) -> None:

@@ -9,10 +9,11 @@ import pytest
 
 from pliant.agent.host import Host
 from pliant.agent.places import Places
+from pliant.observe.pin_tree import Hook
 from pliant.plan.steps import Attach
 from pliant.store.journal import Journal
 
-STEP = Attach("why", 3, "/a")
+STEP = Attach("why", Hook("scope", 3), "/a")
 PARENT, INTERRUPTED = 1, 2
 
 Record = tuple[int, bool, bool]  # position, undo, done

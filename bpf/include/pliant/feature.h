@@ -1,31 +1,45 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * What every tuning feature is made of. A feature's source declares its setting, says what to do with it, and names
- * itself:
+ * What every tuning feature is made of. The simplest sets a socket option that can be read and set at any time. Its
+ *source declares the setting, says how the kernel is given it and asked for it, and names itself:
  *
  *	struct setting {
- *		__u32 segments;
+ *		__u32 milliseconds;
  *	};
  *	FEATURE_SETTINGS;
  *
- *	static __always_inline void apply(struct bpf_sock_ops *ctx, const struct setting *setting)
+ *	static __always_inline long set_option(void *socket, struct sock *sk, const struct setting *setting)
  *	{
- *		if (setting && is_judged(ctx))
- *			...
+ *		return bpf_setsockopt(socket, SOL_TCP, TCP_USER_TIMEOUT, ...);
  *	}
  *
+ *	static __always_inline long get_option(void *socket, struct sock *sk, struct setting *setting)
+ *	{
+ *		return bpf_getsockopt(socket, SOL_TCP, TCP_USER_TIMEOUT, ...);
+ *	}
+ *
+ *	LIVE_FEATURE(user_timeout)
+ *
+ * That makes two programs: ``user_timeout`` for new connections, and the iterator ``user_timeout_open`` for those open
+ * already. What an open connection, or a new one of a policy for both, had before us is kept with the socket, and put
+ * back when no such policy sets the option any more.
+ *
+ * A feature that needs more has an apply() of its own, and is for new connections only:
+ *
+ *	static __always_inline void apply(struct bpf_sock_ops *ctx, const struct setting *setting, enum moment moment);
  *	FEATURE(initial_cwnd)
  *
- * The program is called for connections on which some policy has won its option, when the connection is judged and,
- * for a connecting socket, once more when it is established; after apply() it calls the next feature. The setting is
- * NULL when the policy has been replaced in between. Programs return 1 always and never touch ctx->reply: other
- * programs on the same hook see what they would see without us.
+ * It is called for connections on which some policy has won its option, when the connection is judged and at the
+ * callbacks that user space's declaration of the feature names; after apply() the program calls the next feature. The
+ * setting is NULL when the policy has been replaced in between. Programs return 1 always. They leave ctx->reply alone,
+ *for other programs on the hook see it, but for features that answer what the kernel asks there.
  */
 #ifndef PLIANT_FEATURE_H
 #define PLIANT_FEATURE_H
 
 #include <stdbool.h>
 
+#include <pliant/kernel.h>
 #include <pliant/scope.h>
 
 #include <bpf/bpf_endian.h>
@@ -44,6 +58,7 @@ enum feature_outcome {
 	FEATURE_APPLIED,
 	FEATURE_REFUSED,   /* the kernel refused the value for this socket; errors holds the last errno */
 	FEATURE_UNCHANGED, /* the socket cannot have it (see the feature), and was left alone */
+	FEATURE_RESTORED,  /* an open socket was given back what it had before us */
 	FEATURE_OUTCOMES,
 };
 
@@ -92,39 +107,175 @@ static __always_inline void count_result(long result)
 		*error = -result;
 }
 
-/* The connection has just been judged: before the SYN of a connecting socket, established for an accepted one. */
-static __always_inline bool is_judged(const struct bpf_sock_ops *ctx)
+/* When apply() is called. */
+enum moment {
+	CONNECTING,  /* just judged, before the SYN leaves */
+	ACCEPTED,    /* just judged, established: an accepted connection, or one that was connecting before we came */
+	ESTABLISHED, /* a connecting socket that was judged before is established now */
+	SYN,	     /* a SYN has come in, or is about to leave: the kernel asks for a parameter, see ctx->op */
+	LATER,	     /* a callback that the feature has asked for, see ctx->op */
+};
+
+/* The connection has just been judged: the time to set what can be set at any time. */
+static __always_inline bool is_judged(enum moment moment)
 {
-	return ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB || ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB;
+	return moment == CONNECTING || moment == ACCEPTED;
 }
 
-/* The connection's verdict, or NULL. */
+/* Ask for callbacks (BPF_SOCK_OPS_*_CB_FLAG) of this socket. The call replaces the whole mask: others' flags stay. */
+static __always_inline void want_callbacks(struct bpf_sock_ops *ctx, int flags)
+{
+	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | flags);
+}
+
+static __always_inline bool is_ipv4(const struct sock *sk)
+{
+	const struct sock_common *common = &sk->__sk_common;
+	const __u32 *word = common->skc_v6_daddr.in6_u.u6_addr32;
+
+	return common->skc_family == AF_INET || (!word[0] && !word[1] && word[2] == bpf_htonl(0xffff));
+}
+
+/* The connection's verdict, or NULL. A slot is another connection's unless it was written in this very callback. */
 static __always_inline struct verdict *verdict_of(struct bpf_sock_ops *ctx)
 {
+	bool is_accepted = ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB;
+	struct verdict *verdict = 0;
 	struct bpf_sock *sk = ctx->sk;
-	struct verdict *verdict;
 
-	if (!sk)
-		return 0;
-	if (ctx->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
-		return bpf_sk_storage_get(&verdicts, sk, 0, 0);
+	if (sk && !is_accepted)
+		verdict = bpf_sk_storage_get(&verdicts, sk, 0, 0);
+	if (verdict || (sk && !is_accepted && ctx->op != BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB))
+		return verdict;
 	verdict = accepted_verdict();
-	return verdict && verdict->socket == (__u64)sk ? verdict : 0;
+	return verdict && verdict->socket == (sk ? (__u64)sk : OF_A_REQUEST) ? verdict : 0;
 }
 
-/* The program of a feature. A macro, for settings and apply() are declared by the feature. */
-#define FEATURE(name)                                                                    \
-	SEC("sockops") int name(struct bpf_sock_ops *ctx)                                \
-	{                                                                                \
-		struct verdict *verdict = verdict_of(ctx);                               \
-		struct setting *setting;                                                 \
-                                                                                         \
-		if (!verdict || option_slot >= MAX_OPTIONS)                              \
-			return 1;                                                        \
-		setting = bpf_map_lookup_elem(&settings, &verdict->policy[option_slot]); \
-		apply(ctx, setting);                                                     \
-		run_features(ctx, verdict->won, option_slot + 1);                        \
-		return 1;                                                                \
+static __always_inline enum moment moment_of(struct bpf_sock_ops *ctx, const struct verdict *verdict)
+{
+	switch (ctx->op) {
+	case BPF_SOCK_OPS_TCP_CONNECT_CB:
+		return CONNECTING;
+	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
+		return ACCEPTED;
+	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
+		return verdict->socket ? ACCEPTED : ESTABLISHED;
+	case BPF_SOCK_OPS_TIMEOUT_INIT:
+	case BPF_SOCK_OPS_RWND_INIT:
+	case BPF_SOCK_OPS_NEEDS_ECN:
+		return SYN;
+	default:
+		return LATER;
+	}
+}
+
+/* The program of a feature with an apply() of its own. A macro, for settings and apply() are the feature's. */
+#define FEATURE(name)                                                                      \
+	SEC("sockops") int name(struct bpf_sock_ops *ctx)                                  \
+	{                                                                                  \
+		struct verdict *verdict = verdict_of(ctx);                                 \
+		struct setting *setting;                                                   \
+                                                                                           \
+		if (!verdict || option_slot >= MAX_OPTIONS)                                \
+			return 1;                                                          \
+		setting = bpf_map_lookup_elem(&settings, &verdict->policy[option_slot]);   \
+		apply(ctx, setting, moment_of(ctx, verdict));                              \
+		run_features(ctx, verdict->won &called_options(ctx->op), option_slot + 1); \
+		return 1;                                                                  \
+	}
+
+/*
+ * The programs of a feature that acts on open connections, too. What a socket had before us is remembered only where a
+ * policy for open connections has won the option.
+ */
+#define LIVE_FEATURE(name)                                                                                \
+	struct previous {                                                                                 \
+		__u32 policy;		/* whose setting is in its place */                               \
+		struct setting setting; /* what was there before */                                       \
+	};                                                                                                \
+                                                                                                          \
+	struct {                                                                                          \
+		__uint(type, BPF_MAP_TYPE_SK_STORAGE);                                                    \
+		__uint(map_flags, BPF_F_NO_PREALLOC);                                                     \
+		__type(key, int);                                                                         \
+		__type(value, struct previous);                                                           \
+	} previous SEC(".maps");                                                                          \
+                                                                                                          \
+	/* Set the option for a policy, remembering what was there unless a policy of ours set that. */   \
+	static __always_inline void tune(void *socket, void *owner, struct sock *sk, __u32 policy,        \
+					 const struct setting *setting)                                   \
+	{                                                                                                 \
+		struct previous *before = bpf_sk_storage_get(&previous, owner, 0, 0);                     \
+                                                                                                          \
+		if (before && before->policy == policy)                                                   \
+			return;                                                                           \
+		if (!before) {                                                                            \
+			before = bpf_sk_storage_get(&previous, owner, 0, BPF_SK_STORAGE_GET_F_CREATE);    \
+			if (!before || get_option(socket, sk, &before->setting)) {                        \
+				if (before)                                                               \
+					bpf_sk_storage_delete(&previous, owner);                          \
+				count_outcome(FEATURE_UNCHANGED); /* it could not be taken back */        \
+				return;                                                                   \
+			}                                                                                 \
+		}                                                                                         \
+		before->policy = policy;                                                                  \
+		count_result(set_option(socket, sk, setting));                                            \
+	}                                                                                                 \
+                                                                                                          \
+	static __always_inline void apply(struct bpf_sock_ops *ctx, const struct setting *setting,        \
+					  const struct verdict *verdict)                                  \
+	{                                                                                                 \
+		struct bpf_sock *owner = ctx->sk;                                                         \
+		struct sock *sk;                                                                          \
+                                                                                                          \
+		if (!setting || !owner || !is_judged(moment_of(ctx, verdict)))                            \
+			return;                                                                           \
+		sk = (struct sock *)bpf_skc_to_tcp_sock(owner);                                           \
+		if (!sk)                                                                                  \
+			return;                                                                           \
+		if (verdict->live >> option_slot & 1)                                                     \
+			tune(ctx, owner, sk, verdict->policy[option_slot], setting);                      \
+		else                                                                                      \
+			count_result(set_option(ctx, sk, setting));                                       \
+	}                                                                                                 \
+                                                                                                          \
+	SEC("sockops") int name(struct bpf_sock_ops *ctx)                                                 \
+	{                                                                                                 \
+		struct verdict *verdict = verdict_of(ctx);                                                \
+                                                                                                          \
+		if (!verdict || option_slot >= MAX_OPTIONS)                                               \
+			return 1;                                                                         \
+		apply(ctx, bpf_map_lookup_elem(&settings, &verdict->policy[option_slot]), verdict);       \
+		run_features(ctx, verdict->won &called_options(ctx->op), option_slot + 1);                \
+		return 1;                                                                                 \
+	}                                                                                                 \
+                                                                                                          \
+	SEC("iter/tcp") int name##_open(struct bpf_iter__tcp *ctx)                                        \
+	{                                                                                                 \
+		struct sock_common *common = ctx->sk_common;                                              \
+		struct setting *setting = 0;                                                              \
+		struct previous *before;                                                                  \
+		struct verdict *verdict;                                                                  \
+		struct sock *sk;                                                                          \
+                                                                                                          \
+		if (!common || option_slot >= MAX_OPTIONS)                                                \
+			return 0;                                                                         \
+		sk = (struct sock *)bpf_skc_to_tcp_sock(common);                                          \
+		if (!sk)                                                                                  \
+			return 0;                                                                         \
+		verdict = bpf_sk_storage_get(&verdicts, sk, 0, 0);                                        \
+		if (verdict && verdict->live >> option_slot & 1)                                          \
+			setting = bpf_map_lookup_elem(&settings, &verdict->policy[option_slot]);          \
+		if (setting) {                                                                            \
+			tune(sk, sk, sk, verdict->policy[option_slot], setting);                          \
+			return 0;                                                                         \
+		}                                                                                         \
+		before = bpf_sk_storage_get(&previous, sk, 0, 0);                                         \
+		if (!before)                                                                              \
+			return 0;                                                                         \
+		count_outcome(set_option(sk, sk, &before->setting) ? FEATURE_REFUSED : FEATURE_RESTORED); \
+		bpf_sk_storage_delete(&previous, sk);                                                     \
+		return 0;                                                                                 \
 	}
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

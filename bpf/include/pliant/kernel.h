@@ -31,10 +31,38 @@ struct sock_cgroup_data {
 	struct cgroup *cgroup;
 };
 
+struct in6_addr {
+	union {
+		__u32 u6_addr32[4];
+	} in6_u;
+};
+
+/* Its last pointer is a request's listener: request_sock begins with a sock_common, too. */
+struct sock_common {
+	__be32 skc_daddr;
+	__be16 skc_dport;
+	__u16 skc_num;
+	unsigned short skc_family;
+	volatile unsigned char skc_state;
+	struct in6_addr skc_v6_daddr;
+	struct sock *skc_listener;
+};
+
 struct sock {
+	struct sock_common __sk_common;
 	struct sock_cgroup_data sk_cgrp_data;
 	int sk_rcvbuf;
 	__u8 sk_userlocks : 4;
+};
+
+struct ipv6_pinfo {
+	int mcast_oif;
+};
+
+struct inet_sock {
+	struct sock sk;
+	struct ipv6_pinfo *pinet6;
+	int mc_index;
 };
 
 #define TCP_CA_NAME_MAX 16
@@ -44,7 +72,42 @@ struct tcp_congestion_ops {
 };
 
 struct inet_connection_sock {
+	struct inet_sock icsk_inet;
 	const struct tcp_congestion_ops *icsk_ca_ops;
+};
+
+struct minmax_sample {
+	__u32 t;
+	__u32 v;
+};
+
+struct minmax {
+	struct minmax_sample s[3];
+};
+
+struct tcp_sock {
+	struct inet_connection_sock inet_conn;
+	__u64 bytes_acked;
+	__u64 bytes_received;
+	__u32 data_segs_out;
+	__u32 total_retrans;
+	__u32 srtt_us; /* in eighths */
+	struct minmax rtt_min;
+	__u32 mss_cache;
+	__u32 rate_delivered;
+	__u32 rate_interval_us;
+};
+
+/* What a sock_ops program is called with, behind the interface (Linux 6.2 lets it look). */
+struct bpf_sock_ops_kern {
+	struct sock *sk;
+};
+
+struct bpf_iter_meta;
+
+struct bpf_iter__tcp {
+	struct bpf_iter_meta *meta;
+	struct sock_common *sk_common;
 };
 
 #pragma clang attribute pop

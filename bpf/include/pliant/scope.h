@@ -5,7 +5,7 @@
  *   services   cgroup id            -> the service class of its sockets, and which port shapes its rules use
  *   rules      (class, role, ports, peer prefix) -> the policies that match, by longest prefix of the peer
  *   policies   policy               -> priority, options it sets, share held out
- *   verdicts   connecting socket    -> the options won, and by which policy
+ *   verdicts   socket               -> the options won, and by which policy, where that is needed later
  *   accepted   CPU                  -> the same for the connection that is being accepted there
  *   features   option               -> the program that sets it
  *
@@ -43,8 +43,8 @@ enum shape {
 
 struct service {
 	__u64 class;
-	__u32 shapes; /* bit (1 << shape) for each combination of enum shape in use */
-	__u32 reserved;
+	__u32 shapes;  /* bit (1 << shape) for each combination of enum shape in use */
+	__u32 options; /* bit per option slot that any of its policies sets */
 };
 
 /* A trie's key: bits that must be equal, then the peer. IPv4 is written as v4-mapped IPv6 (RFC 4291 2.5.5.2). */
@@ -64,27 +64,42 @@ struct rule {
 	__u32 policy[MAX_RULE_POLICIES]; /* 0 ends the list */
 };
 
+enum policy_flag {
+	POLICY_LIVE = 1 << 0,	  /* it is for connections that are open already, too */
+	POLICY_MEASURED = 1 << 1, /* what becomes of its connections is recorded, see effect.h */
+};
+
 struct policy {
 	__u32 priority;
 	__u32 options; /* bit per option slot it sets */
 	__u32 holdout; /* held out if the connection's hash is below this; 0: nobody */
-	__u32
-	    reserved;  /* the rest belongs to the kernel side: user space writes zero once, and only reads after that */
-	__u64 treated; /* connections that it has won an option of */
+	__u32 flags;   /* enum policy_flag */
+	/* The rest belongs to the kernel side: user space writes zero once, and only reads after that. */
+	__u64 treated;	/* connections that it has won an option of */
 	__u64 held_out; /* connections that it left alone, and would have won an option of */
 };
 
 struct verdict {
-	__u64 socket;		   /* whose it is, for the verdicts of a CPU: the kernel's address of the socket */
+	__u64 socket;		   /* whose it is, for the verdicts of a CPU: the kernel's address, or OF_A_REQUEST */
 	__u32 won;		   /* bit per option slot that some policy has won */
 	__u32 policy[MAX_OPTIONS]; /* the policy, where the option was won */
-	__u32 reserved;
+	__u32 live;		   /* bit per option slot that a policy for open connections has won */
 };
+
+#define OF_A_REQUEST 1 /* a connection of which there is no socket yet, only a SYN */
+
+/*
+ * Which options want their feature called at a callback, by BPF_SOCK_OPS_*_CB, beyond the moment a connection is
+ * judged. User space fills it in from what the features declare, in every object alike.
+ */
+#define CALLBACKS 16
+const volatile __u32 callback_options[CALLBACKS] = {};
 
 /*
  * A connecting socket is judged a round trip before it is established, so its verdict is kept with it. An accepted one
  * is judged when it is established, and the features run at once, on the same CPU, with softirqs off: its verdict
- * passes through a slot of the CPU. Storage would cost it more than all the rest together (2 of 4.7 us were measured).
+ * passes through a slot of the CPU. Storage would cost it more than all the rest together (2 of 4.7 us were measured);
+ * it is used where an option that was won asks for later callbacks, and for open connections.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
@@ -118,10 +133,18 @@ static __always_inline struct verdict *accepted_verdict(void)
 	return bpf_map_lookup_elem(&accepted, &zero);
 }
 
-/* Run the features of the options won, from slot ``first`` on. Each calls the next: the first one does not return. */
-static __always_inline void run_features(struct bpf_sock_ops *ctx, __u32 won, __u32 first)
+/* The options whose features run at a callback: all when the connection is judged, then those that asked for it. */
+static __always_inline __u32 called_options(__u32 op)
 {
-	__u32 left = first < MAX_OPTIONS ? won >> first << first : 0;
+	if (op == BPF_SOCK_OPS_TCP_CONNECT_CB || op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
+		return ~0U;
+	return op < CALLBACKS ? callback_options[op] : 0;
+}
+
+/* Run the features of some options, from slot ``first`` on. Each calls the next: the first one does not return. */
+static __always_inline void run_features(struct bpf_sock_ops *ctx, __u32 options, __u32 first)
+{
+	__u32 left = first < MAX_OPTIONS ? options >> first << first : 0;
 
 	for (int i = 0; i < MAX_OPTIONS && left; i++) {
 		__u32 slot = __builtin_ctz(left);

@@ -8,15 +8,15 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from pliant.agent.actuator.attachments import attach_type
 from pliant.agent.places import Places
 from pliant.errors import PliantError
 from pliant.features import features
-from pliant.features.feature import HostFacts
+from pliant.features.feature import HostFacts, Reach
 from pliant.kernel import btf, sysctls
 from pliant.kernel.cgroup_query import exclusive_owner
 from pliant.kernel.congestion_controls import congestion_controls
 from pliant.kernel.errors import NotSupported
-from pliant.kernel.links import AttachType
 from pliant.kernel.pins import PinDirectory
 from pliant.plan.steps import Attach, Step
 from pliant.policy.model import Policy
@@ -49,15 +49,17 @@ def check_values(policies: Iterable[Policy]) -> None:
 
 
 def check_reach(policies: Iterable[Policy]) -> None:
-    """Raise for policies that ask for open connections to be changed, which this version cannot do."""
-    live = [policy.name for policy in policies if policy.spec.applyTo == "live"]
-    if live:
-        raise PliantError(
-            "\n".join(
-                f"policy '{name}': spec.applyTo: this version tunes new connections only" for name in live
-            ),
-            remedy="write applyTo: new, or leave it out",
-        )
+    """Raise for policies that are for open connections, and set nothing that an open connection can be given.
+
+    Where some of the options can be set on new connections only, these are.
+    """
+    complaints = [
+        f"policy '{policy.name}': spec.applyTo: {', '.join(policy.tune_values)} can be set on new connections only"
+        for policy in policies
+        if policy.is_live and all(features()[o].reach is Reach.NEW_ONLY for o in policy.tune_values)
+    ]
+    if complaints:
+        raise PliantError("\n".join(complaints), remedy="write applyTo: new, or leave it out")
 
 
 def _rmem_max() -> int | None:
@@ -85,11 +87,12 @@ def check_services(policies: Iterable[Policy], cgroups: Mapping[str, int]) -> No
 
 def check_hooks(plan: Sequence[Step], cgroup_root: Path) -> None:
     """Raise when a cgroup's hook belongs to a program that lets no other beside it."""
-    for path in sorted({step.cgroup for step in plan if isinstance(step, Attach)}):
-        owner = exclusive_owner(cgroup_root / path.lstrip("/"), AttachType.CGROUP_SOCK_OPS)
+    wanted = {(step.cgroup, attach_type(step.hook.program)) for step in plan if isinstance(step, Attach)}
+    for path, hook in sorted(wanted):
+        owner = exclusive_owner(cgroup_root / path.lstrip("/"), hook)
         if owner:
             raise PliantError(
-                f"another program ('{owner.name}', id {owner.program_id}) holds the sock_ops hook of {path} "
+                f"another program ('{owner.name}', id {owner.program_id}) holds the {hook.spoken} hook of {path} "
                 "or of a cgroup above it, and lets no other program beside it",
                 remedy="have its owner attach it with BPF_F_ALLOW_MULTI; Pliant touches nothing it did not attach",
             )

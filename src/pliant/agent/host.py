@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pliant.agent.actuator import KernelActuator
+from pliant.agent.actuator import Ground, KernelActuator
 from pliant.agent.audit_trail import AuditTrail
 from pliant.agent.change import Applied, Change, Policies
 from pliant.agent.checks import check_hooks, check_host, check_reach, check_services, check_values
@@ -19,8 +19,8 @@ from pliant.agent.lock import host_lock
 from pliant.agent.origin import Origin
 from pliant.agent.places import Places
 from pliant.errors import PliantError
-from pliant.features import catalogue
-from pliant.features.encoding import encode
+from pliant.features import catalogue, hooked
+from pliant.features.encoding import encode, live_digest
 from pliant.features.layout import shipped_layout
 from pliant.kernel import cgroups
 from pliant.kernel.errors import KernelError
@@ -114,7 +114,9 @@ class Host:
         """What policies compile to on this host now; those in force when none are given."""
         chosen = self.policies() if policies is None else policies
         numbering = self.journal.numbering(self.journal.current())
-        return compile_policies(list(chosen.values()), self.cgroups(), numbering, strict=False)
+        return compile_policies(
+            list(chosen.values()), self.cgroups(), numbering, strict=False, hooked=hooked()
+        )
 
     def drift(self) -> tuple[Step, ...]:
         """The steps that would make the kernel what the journal says; empty when it is."""
@@ -188,7 +190,7 @@ class Host:
         strict: bool = False,
     ) -> Change:
         numbering = self.journal.numbering(self.journal.current())
-        compiled = compile_policies(list(after.values()), known, numbering, strict=strict)
+        compiled = compile_policies(list(after.values()), known, numbering, strict=strict, hooked=hooked())
         stored = _stored(after, compiled.numbering, before)
         steps = self.plan_towards(compiled.desired, known)
         return Change(verb, reason, before, stored, compiled, steps)
@@ -198,10 +200,12 @@ class Host:
     ) -> tuple[Step, ...]:
         """The steps to a desired state, from what is in the kernel, or from what is known to be there."""
         layout = shipped_layout()
+        tables = encode(desired, layout)
         target = Target(
             builds={name: layout.builds[name] for name in desired.programs},
-            tables=encode(desired, layout),
+            tables=tables,
             attachments=desired.attachments,
+            tuned=live_digest(desired, tables),
         )
         return plan(found or self.observe(known), target, {number: path for path, number in known.items()})
 
@@ -262,7 +266,8 @@ class Host:
         target = self.settled_to(interrupted)
         policies = list(_parsed(self.journal.policies(target)).values())
         known = self.cgroups()
-        compiled = compile_policies(policies, known, self.journal.numbering(target), strict=False)
+        numbering = self.journal.numbering(target)
+        compiled = compile_policies(policies, known, numbering, strict=False, hooked=hooked())
         self.journal.reserve_numbers(compiled.numbering.next_number)
         steps = self.plan_towards(compiled.desired, known)
         execute(steps, self.actuator(), _Settling(self.journal, interrupted))
@@ -279,8 +284,8 @@ class Host:
         return interrupted.number if done == interrupted.steps and not taken_back else interrupted.parent
 
     def actuator(self) -> KernelActuator:
-        """What carries steps out on this host."""
-        return KernelActuator(self.pins, shipped_layout(), self.cgroup_root, self.journal.holdout_key)
+        """What takes steps on this host."""
+        return KernelActuator(Ground(self.pins, shipped_layout(), self.cgroup_root, self.journal.holdout_key))
 
 
 class _Settling(GenerationJournal):

@@ -120,7 +120,8 @@ def _cgroups_by_pattern(policies: Mapping[str, Policy], known: Mapping[str, int]
 
 
 def _is_covered(path: str, known: Mapping[str, int], found: HostState) -> bool:
-    return any(known.get(cgroup) in found.attachments for cgroup in (path, *ancestors(path)))
+    on_scope = {hook.cgroup_id for hook in found.attachments if hook.program == SCOPE}
+    return any(known.get(cgroup) in on_scope for cgroup in (path, *ancestors(path)))
 
 
 def _programs(

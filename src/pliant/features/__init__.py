@@ -22,6 +22,12 @@ def features() -> Mapping[str, Feature]:
 
 
 @cache
+def hooked() -> frozenset[str]:
+    """The features that have a hook of their own on a service's cgroup."""
+    return frozenset(name for name, feature in features().items() if feature.hook is not None)
+
+
+@cache
 def catalogue() -> Mapping[str, Option]:
     """What a policy's ``tune`` section may say: the options of all features."""
     return MappingProxyType({name: feature.option for name, feature in features().items()})

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from hashlib import blake2b
 
 from pliant.features import features
 from pliant.features.layout import Layout
@@ -13,7 +14,22 @@ from pliant.policy.desired import SCOPE, DesiredState, PolicyVersion, RuleKey
 
 RULE_EXACT_BITS = 128  # RULE_EXACT_BITS in scope.h
 PPM = 1_000_000
+POLICY_LIVE, POLICY_MEASURED = 1, 2  # enum policy_flag in scope.h
+ARMS = (0, 1)  # enum effect_arm in effect.h: treated, held out
 NUMBER = 4
+
+
+def live_digest(desired: DesiredState, tables: Tables) -> int:
+    """What open connections depend on, in 64 bits that are not 0; 0 where no policy is for them."""
+    if not any(version.live for version in desired.versions.values()):
+        return 0
+    digest = blake2b(digest_size=8)
+    for table in sorted(tables):
+        if table.map != "effects":
+            digest.update(str(table).encode())
+            for key, value in sorted(tables[table].items()):
+                digest.update(key + value)
+    return int.from_bytes(digest.digest(), sys.byteorder) | 1
 
 
 def encode(desired: DesiredState, layout: Layout) -> Tables:
@@ -27,6 +43,7 @@ def encode(desired: DesiredState, layout: Layout) -> Tables:
         Table(SCOPE, "policies"): {
             _number(version.number): _policy(version, layout) for version in desired.versions.values()
         },
+        Table(SCOPE, "effects"): _effects(desired, layout),
     }
     for name in sorted(programs - {SCOPE}):
         tables[Table(name, "settings")] = _settings(name, desired, layout)
@@ -37,7 +54,11 @@ def _services(desired: DesiredState, layout: Layout) -> dict[bytes, bytes]:
     pack = layout.scope["service"].pack
     return {
         cgroup_id.to_bytes(8, sys.byteorder): pack(
-            {"class": service.service_class, "shapes": service.shapes, "reserved": 0}
+            {
+                "class": service.service_class,
+                "shapes": service.shapes,
+                "options": layout.mask(service.options),
+            }
         )
         for cgroup_id, service in desired.services.items()
     }
@@ -70,13 +91,21 @@ def _policy(version: PolicyVersion, layout: Layout) -> bytes:
     return layout.scope["policy"].pack(
         {
             "priority": version.priority,
-            "options": sum(1 << layout.slots[name] for name in version.settings),
+            "options": layout.mask(version.settings),
             "holdout": min(version.holdout_ppm * 2**32 // PPM, 2**32 - 1),
-            "reserved": 0,
+            "flags": POLICY_LIVE * version.live | POLICY_MEASURED * version.measured,
             "treated": 0,
             "held_out": 0,
         }
     )
+
+
+def _effects(desired: DesiredState, layout: Layout) -> dict[bytes, bytes]:
+    """An empty record for each arm of each policy that is measured; what it comes to hold is the kernel side's."""
+    pack = layout.scope["effect_key"].pack
+    nothing = bytes(layout.scope["effect"].size)
+    measured = (version.number for version in desired.versions.values() if version.measured)
+    return {pack({"policy": number, "arm": arm}): nothing for number in measured for arm in ARMS}
 
 
 def _settings(name: str, desired: DesiredState, layout: Layout) -> dict[bytes, bytes]:

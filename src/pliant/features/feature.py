@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, IntEnum
 from typing import Any
 
 from pliant.kernel.sock_diag import OpenSocket
+from pliant.kernel.uapi import AttachType
 from pliant.policy.options import Option
 
 Fields = Mapping[str, int | bytes]
@@ -19,6 +20,28 @@ class Reach(Enum):
 
     NEW_ONLY = "new-only"
     LIVE = "live"
+
+
+class Callback(IntEnum):
+    """When a feature's program can be called beyond the moment a connection is judged: ``BPF_SOCK_OPS_*``.
+
+    The first three are questions about a SYN, which the program answers in ``ctx->reply``; the last four come only to
+    sockets for which the program has asked for them.
+    """
+
+    TIMEOUT_INIT = 1
+    RWND_INIT = 2
+    NEEDS_ECN = 6
+    ACTIVE_ESTABLISHED = 4
+    RTO = 8
+    RETRANS = 9
+    STATE = 10
+    RTT = 12
+
+    @property
+    def is_late(self) -> bool:
+        """Whether it comes to an established connection, whose verdict must have been kept."""
+        return self in (Callback.RTO, Callback.RETRANS, Callback.STATE, Callback.RTT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +66,9 @@ class Feature:
 
     ``encode`` turns an option's value (base units of :mod:`pliant.policy.units`) into the fields of the object's
     ``struct setting``; ``check`` returns a sentence when a host cannot have the value, with facts gathered before
-    anything is changed. ``reach`` says whether the setting could also be changed on an open connection.
+    anything is changed. ``reach`` says whether the setting can also be changed, and restored, on an open connection;
+    the object then has an iterator ``<name>_open``. ``callbacks`` are those the program wants to be called at, and
+    ``hook`` is where the object's program ``<name>_packet`` is attached on the service's cgroup, if it has one.
     ``read`` says what an open socket has, as an option's value, or in a word where no policy could ask for that; None
     where the kernel does not show it.
     """
@@ -54,6 +79,13 @@ class Feature:
     source: str
     check: Callable[[Any, HostFacts], str | None] = accept_anything
     read: Callable[[OpenSocket], Any] | None = None
+    callbacks: frozenset[Callback] = frozenset()
+    hook: AttachType | None = None
+
+    @property
+    def needs_verdict(self) -> bool:
+        """Whether the verdict of a connection must be kept after it was established."""
+        return self.hook is not None or any(callback.is_late for callback in self.callbacks)
 
     @property
     def name(self) -> str:

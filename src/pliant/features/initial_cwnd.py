@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pliant.features.feature import Feature, Reach
+from pliant.features.feature import Callback, Feature, Reach
 from pliant.policy.options import Option
 
 FEATURE = Feature(
@@ -18,6 +18,7 @@ FEATURE = Feature(
         example=40,
     ),
     reach=Reach.NEW_ONLY,
+    callbacks=frozenset({Callback.ACTIVE_ESTABLISHED}),
     encode=lambda segments: {"segments": segments},
     source="TCP_BPF_IW in bpf_sol_tcp_setsockopt(), net/core/filter.c; RFC 6928",
 )

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import struct
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
@@ -19,7 +20,8 @@ from pliant.kernel.codec import Codec
 from pliant.policy.desired import SCOPE
 
 MAX_OPTIONS = 32  # MAX_OPTIONS in scope.h
-SCOPE_STRUCTS = ("rule_key", "rule", "service", "policy", "verdict")
+SCOPE_STRUCTS = ("rule_key", "rule", "service", "policy", "verdict", "effect_key", "effect", "measured")
+CALLBACKS = 16  # CALLBACKS in scope.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,24 @@ class Layout:
     scope: Mapping[str, Codec]
     settings: Mapping[str, Codec]
 
+    def mask(self, options: Iterable[str]) -> int:
+        """A bit for the slot of each option."""
+        return sum(1 << self.slots[name] for name in options)
+
+    @property
+    def callback_options(self) -> bytes:
+        """The constant of the same name in scope.h: by callback, the options whose features want it."""
+        masks = [0] * CALLBACKS
+        for name, feature in features().items():
+            for callback in feature.callbacks:
+                masks[callback] |= self.mask([name])
+        return struct.pack(f"={CALLBACKS}I", *masks)
+
+    @property
+    def kept_options(self) -> int:
+        """The constant of the same name in scope.bpf.c: the options for which a verdict is kept."""
+        return self.mask(name for name, feature in features().items() if feature.needs_verdict)
+
 
 @cache
 def shipped_layout() -> Layout:
@@ -52,6 +72,7 @@ def shipped_layout() -> Layout:
     slots = {name: slot for slot, name in enumerate(names)}
     described = {
         "slots": slots,
+        "callbacks": {name: sorted(feature.callbacks) for name, feature in features().items()},
         "layouts": {
             name: [str(field) for field in codec.fields] for name, codec in (scope | settings).items()
         },

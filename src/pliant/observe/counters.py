@@ -15,7 +15,7 @@ from pliant.policy.desired import SCOPE
 SCOPE_OUTCOMES = ("matched", "held-out", "no-rule", "no-service", "no-memory")
 """How judged connections ended: ``enum scope_outcome`` in scope.bpf.c."""
 
-FEATURE_OUTCOMES = ("applied", "refused", "unchanged")
+FEATURE_OUTCOMES = ("applied", "refused", "unchanged", "restored")
 """What became of a setting: ``enum feature_outcome`` in feature.h."""
 
 

@@ -4,9 +4,10 @@
 ::
 
     <pins>/<layout>/scope/program_<build>        the program; its presence says that the object is complete
+                         /open_<build>, ...      its other programs: see PARTS
                          /rules, /services, ...  its maps
     <pins>/<layout>/initial_cwnd/...             the same for each feature
-    <pins>/<layout>/links/<cgroup id>            scope's link to each cgroup that it is attached to
+    <pins>/<layout>/links/<program>-<cgroup id>  the link of scope, or of a feature's own hook, to each cgroup
 
 A bpffs takes no dots in names.
 """
@@ -16,12 +17,28 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pliant.observe.tables import Table
 
 LAYOUT_NAME = re.compile(r"[0-9a-f]{12}")
-LINK_NAME = re.compile(r"[0-9]+")
+LINK_NAME = re.compile(r"([a-z0-9_]+)-([0-9]+)")
 PROGRAM_PREFIX = "program_"
+PARTS = {"open": "_open", "sample": "_sample", "packet": "_packet"}
+"""An object's programs beside the main one: the name their pins begin with, and the end of the program's name.
+
+``open`` and ``sample`` are iterators over TCP sockets, ``packet`` is for a hook of the feature's own.
+"""
+
+
+PROGRAM_PIN = re.compile(r"(program|open|sample|packet)_[0-9a-f]{12}")
+
+
+class Hook(NamedTuple):
+    """A place a program is attached to: an object's program, and the id of a cgroup."""
+
+    program: str
+    cgroup_id: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +70,13 @@ class PinTree:
         """The pin of a map."""
         return self.object(table.object) / table.map
 
-    def link(self, cgroup_id: int) -> Path:
-        """The pin of scope's link to a cgroup."""
-        return self.links / str(cgroup_id)
+    def part(self, name: str, part: str, build: str) -> Path:
+        """The pin of one of an object's other programs; see :data:`PARTS`."""
+        return self.object(name) / f"{part}_{build}"
+
+    def link(self, hook: Hook) -> Path:
+        """The pin of a link."""
+        return self.links / f"{hook.program}-{hook.cgroup_id}"
 
     def objects(self) -> list[str]:
         """The objects that have a directory."""
@@ -67,9 +88,14 @@ class PinTree:
         pins.sort(key=lambda path: path.stat().st_ctime_ns)
         return [path.name.removeprefix(PROGRAM_PREFIX) for path in pins]
 
-    def attached(self) -> list[int]:
-        """The ids of the cgroups whose links are pinned."""
-        return sorted(int(path.name) for path in _entries(self.links) if LINK_NAME.fullmatch(path.name))
+    def attached(self) -> list[Hook]:
+        """Where links are pinned for."""
+        found = (LINK_NAME.fullmatch(path.name) for path in _entries(self.links))
+        return sorted(Hook(match[1], int(match[2])) for match in found if match)
+
+    def link_pins(self) -> list[Path]:
+        """The pins of all links, whatever a build has named them."""
+        return _entries(self.links)
 
     def other_layouts(self) -> list[str]:
         """The layouts of other builds that have pins beside this one's."""

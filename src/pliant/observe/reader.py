@@ -5,20 +5,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 from pliant.kernel.errors import KernelError
 from pliant.kernel.links import Link
 from pliant.kernel.maps import Map
 from pliant.kernel.programs import Program
-from pliant.observe.pin_tree import PinTree
+from pliant.observe.pin_tree import Hook, PinTree
 from pliant.observe.state import HostState
 from pliant.observe.tables import Table
 from pliant.policy.desired import SCOPE
 
-TABLES_OF_SCOPE = ("policies", "rules", "services")
+TABLES_OF_SCOPE = ("effects", "policies", "rules", "services")
 TABLES_OF_FEATURE = ("settings",)
 FEATURES = Table(SCOPE, "features")
 """The programs that scope calls, by option slot."""
+TUNED = Table(SCOPE, "tuned")
+"""What open connections were last brought in line with."""
 POLICY_CONSTANT_BYTES = 16  # struct policy up to its counters, which the kernel side writes
 
 
@@ -43,15 +46,21 @@ def read_state(
     builds = {name: build for name, build in builds.items() if name not in uncalled}
     tables = {table: read_table(pins, table) for name in builds for table in tables_of(name)}
     attached = frozenset(pins.attached())
-    stale = frozenset(cgroup_id for cgroup_id in attached if not _is_sound(pins, cgroup_id, cgroup_exists))
+    stale = frozenset(hook for hook in attached if not _is_sound(pins, hook, cgroup_exists))
     return HostState(
         builds=builds,
         partial=frozenset(pins.objects()) - builds.keys(),
         tables=tables,
         attachments=attached - stale,
         stale=stale,
+        tuned=_tuned(pins) if SCOPE in builds else 0,
         other_layouts=tuple(pins.other_layouts()),
     )
+
+
+def _tuned(pins: PinTree) -> int:
+    with Map.pinned(pins.map(TUNED)) as held:
+        return int.from_bytes(held.get(bytes(4)) or b"", sys.byteorder)
 
 
 def _uncalled(pins: PinTree, slots: Mapping[str, int], builds: Mapping[str, str]) -> set[str]:
@@ -75,27 +84,45 @@ def tables_of(name: str) -> Iterable[Table]:
 def read_table(pins: PinTree, table: Table) -> dict[bytes, bytes]:
     """A table's entries; counters that the kernel side keeps beside them are read as zero."""
     with Map.pinned(pins.map(table)) as held:
+        if table.map == "effects":
+            return dict.fromkeys(held.keys(), bytes(held.value_size))
         if table.map != "policies":
             return dict(held.items())
         padding = bytes(held.value_size - POLICY_CONSTANT_BYTES)
         return {key: value[:POLICY_CONSTANT_BYTES] + padding for key, value in held.items()}
 
 
-def _is_sound(pins: PinTree, cgroup_id: int, cgroup_exists: Callable[[int], bool]) -> bool:
-    """Whether the link is attached where its name says, and runs a program of scope's."""
-    if not cgroup_exists(cgroup_id):
+def _is_sound(pins: PinTree, hook: Hook, cgroup_exists: Callable[[int], bool]) -> bool:
+    """Whether the link is attached where its name says, and runs a program of its object's."""
+    if not cgroup_exists(hook.cgroup_id):
         return False
     try:
-        with Link.pinned(pins.link(cgroup_id)) as link:
-            return link.info().cgroup_id == cgroup_id and link.program_id in program_ids(pins, SCOPE)
+        with Link.pinned(pins.link(hook)) as link:
+            return link.info().cgroup_id == hook.cgroup_id and link.program_id in hooked_ids(
+                pins, hook.program
+            )
     except KernelError:
         return False
 
 
 def program_ids(pins: PinTree, name: str) -> set[int]:
-    """The ids of an object's pinned programs: two while one replaces the other."""
+    """The ids of an object's pinned main programs: two while one replaces the other."""
+    return _ids(pins.program(name, build) for build in pins.builds(name))
+
+
+def hooked_ids(pins: PinTree, name: str) -> set[int]:
+    """The ids of an object's pinned programs that are attached to cgroups."""
+    return _ids(hooked_program(pins, name, build) for build in pins.builds(name))
+
+
+def hooked_program(pins: PinTree, name: str, build: str) -> Path:
+    """The pin of an object's program that is attached to cgroups: scope itself, or a feature's for its own hook."""
+    return pins.program(name, build) if name == SCOPE else pins.part(name, "packet", build)
+
+
+def _ids(pins: Iterable[Path]) -> set[int]:
     numbers = set()
-    for build in pins.builds(name):
-        with Program.pinned(pins.program(name, build)) as program:
+    for path in pins:
+        with Program.pinned(path) as program:
             numbers.add(program.id)
     return numbers

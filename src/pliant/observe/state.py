@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pliant.observe.pin_tree import Hook
 from pliant.observe.tables import Tables
 
 
@@ -15,16 +16,18 @@ class HostState:
 
     ``builds`` maps each loaded object to the digest of the file it was loaded from, the one to be replaced where that
     was interrupted; ``partial`` names objects that cannot be used: their pins are incomplete (their loading was
-    interrupted), or scope does not call them. ``attachments`` are the ids of the cgroups that scope is on; ``stale``
-    are those whose cgroup is gone or whose link runs another program; ``other_layouts`` are pin directories of other
+    interrupted), or scope does not call them. ``attachments`` says what is attached where; ``stale`` are
+    those whose cgroup is gone or whose link runs another program; ``tuned`` is what open connections were last brought
+    in line with (0: nothing, or it was interrupted); ``other_layouts`` are pin directories of other
     builds of Pliant.
     """
 
     builds: Mapping[str, str] = field(default_factory=dict)
     partial: frozenset[str] = frozenset()
     tables: Tables = field(default_factory=dict)
-    attachments: frozenset[int] = frozenset()
-    stale: frozenset[int] = frozenset()
+    attachments: frozenset[Hook] = frozenset()
+    stale: frozenset[Hook] = frozenset()
+    tuned: int = 0
     other_layouts: tuple[str, ...] = ()
 
     @property

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from pliant.observe.pin_tree import Hook
 from pliant.observe.state import HostState
 from pliant.observe.tables import Table, Tables
 from pliant.plan.steps import (
@@ -15,23 +16,34 @@ from pliant.plan.steps import (
     LoadObject,
     ReplaceProgram,
     RetireLayout,
+    RetuneOnUndo,
     Step,
+    TuneOpen,
     UnloadObject,
     WriteTable,
 )
 from pliant.policy.desired import SCOPE, Attachment
 
-VALUES = ("policies", "settings")  # each list in the order of writing: what is referred to comes first
+VALUES = (
+    "effects",
+    "policies",
+    "settings",
+)  # each list in the order of writing: what is referred to comes first
 RULES = ("rules", "services")
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What the kernel should hold, encoded: ``builds`` names the objects to be loaded and the file each comes from."""
+    """What the kernel should hold, encoded.
+
+    ``builds`` names the objects to be loaded and the file each comes from; ``tuned`` is what open connections should
+    be in line with (0: no policy is for them).
+    """
 
     builds: Mapping[str, str]
     tables: Tables
     attachments: frozenset[Attachment]
+    tuned: int = 0
 
 
 def plan(found: HostState, target: Target, cgroups: Mapping[int, str] | None = None) -> tuple[Step, ...]:
@@ -43,16 +55,19 @@ def plan(found: HostState, target: Target, cgroups: Mapping[int, str] | None = N
     names = cgroups or {}
     found = _usable(found)
     lost = _lost(found, names)
-    wanted = {attachment.cgroup_id for attachment in target.attachments}
+    wanted = {_hook(attachment) for attachment in target.attachments}
+    open_differ = found.tuned != target.tuned
     return (
         *_detaches(lost, names, "there is nothing left for it to run on, or nothing left to run", lost=True),
         *_cleared(found),
         *_loads(found, target),
         *_writes(found, target, VALUES),
         *_detaches(found.stale - lost, names, "its link runs another program"),
-        *_attaches(a for a in target.attachments if a.cgroup_id not in found.attachments),
+        *((RetuneOnUndo("what they depend on is about to change", found.tuned, target.tuned),) * open_differ),
+        *_attaches(a for a in target.attachments if _hook(a) not in found.attachments),
         *_writes(found, target, RULES),
         *_deletes(found, target, RULES),
+        *((TuneOpen(_why_tuned(target), found.tuned, target.tuned),) * open_differ),
         *_detaches(found.attachments - wanted, names, "no policy asks for it there any more"),
         *_deletes(found, target, VALUES),
         *_unloads(found, target),
@@ -72,12 +87,25 @@ def _usable(found: HostState) -> HostState:
         tables={},
         attachments=frozenset(),
         stale=found.stale | found.attachments,
+        tuned=0,
     )
 
 
-def _lost(found: HostState, cgroups: Mapping[int, str]) -> frozenset[int]:
+def _hook(attachment: Attachment) -> Hook:
+    return Hook(attachment.program, attachment.cgroup_id)
+
+
+def _why_tuned(target: Target) -> str:
+    return (
+        "policies are for connections that are open already"
+        if target.tuned
+        else "no policy is for them any more"
+    )
+
+
+def _lost(found: HostState, cgroups: Mapping[int, str]) -> frozenset[Hook]:
     """Attachments that could not be made again. A program with one of them cannot be replaced or unloaded."""
-    return frozenset(i for i in found.stale if i not in cgroups or SCOPE not in found.builds)
+    return frozenset(h for h in found.stale if h.cgroup_id not in cgroups or h.program not in found.builds)
 
 
 def _cleared(found: HostState) -> Iterator[Step]:
@@ -115,6 +143,7 @@ def _writes(found: HostState, target: Target, maps: Sequence[str]) -> Iterator[S
 
 def _why_written(table: Table) -> str:
     return {
+        "effects": "where the worth of measured policies is recorded",
         "policies": "the versions of policies that rules will name",
         "settings": f"the values of {table.object}, by policy",
         "rules": "which connections each policy matches",
@@ -137,15 +166,15 @@ def _ordered(tables: Iterable[Table], maps: Sequence[str]) -> list[Table]:
 
 
 def _attaches(missing: Iterable[Attachment]) -> Iterator[Step]:
-    for attachment in sorted(missing, key=lambda a: a.cgroup):
-        yield Attach("policies match connections of this service", attachment.cgroup_id, attachment.cgroup)
+    for attachment in sorted(missing, key=lambda a: (a.program == SCOPE, a.cgroup, a.program)):
+        yield Attach("policies match connections of this service", _hook(attachment), attachment.cgroup)
 
 
 def _detaches(
-    attached: Iterable[int], cgroups: Mapping[int, str], reason: str, *, lost: bool = False
+    attached: Iterable[Hook], cgroups: Mapping[int, str], reason: str, *, lost: bool = False
 ) -> Iterator[Step]:
-    for number in sorted(attached):
-        yield Detach(reason, number, cgroups.get(number, f"cgroup {number} (gone)"), lost)
+    for hook in sorted(attached):
+        yield Detach(reason, hook, cgroups.get(hook.cgroup_id, f"cgroup {hook.cgroup_id} (gone)"), lost)
 
 
 def _unloads(found: HostState, target: Target) -> Iterator[Step]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pliant.observe.pin_tree import Hook
 from pliant.observe.tables import Table
 
 
@@ -157,40 +158,77 @@ class WriteTable(Step):
 
 @dataclass(frozen=True, slots=True)
 class Attach(Step):
-    """Attach scope to a cgroup and pin the link."""
+    """Attach a program to a cgroup and pin the link."""
 
-    cgroup_id: int
+    hook: Hook
     cgroup: str
 
     @property
     def sentence(self) -> str:
         """See :class:`Step`."""
-        return f"attach scope to {self.cgroup}"
+        return f"attach {self.hook.program} to {self.cgroup}"
 
     def undo(self) -> Step:
         """Detach it."""
-        return Detach(_taking_back(self), self.cgroup_id, self.cgroup)
+        return Detach(_taking_back(self), self.hook, self.cgroup)
 
 
 @dataclass(frozen=True, slots=True)
 class Detach(Step):
-    """Detach scope from a cgroup and remove the link's pin.
+    """Detach a program from a cgroup and remove the link's pin.
 
     ``lost`` says that it could not be attached again: the cgroup or the program is gone.
     """
 
-    cgroup_id: int
+    hook: Hook
     cgroup: str
     lost: bool = False
 
     @property
     def sentence(self) -> str:
         """See :class:`Step`."""
-        return f"detach scope from {self.cgroup}"
+        return f"detach {self.hook.program} from {self.cgroup}"
 
     def undo(self) -> Step | None:
         """Attach it again; None where that cannot be done."""
-        return None if self.lost else Attach(_taking_back(self), self.cgroup_id, self.cgroup)
+        return None if self.lost else Attach(_taking_back(self), self.hook, self.cgroup)
+
+
+@dataclass(frozen=True, slots=True)
+class TuneOpen(Step):
+    """Bring open connections in line with the tables: give them what policies for them say, or back what they had.
+
+    ``before`` and ``after`` tell what they were and are in line with; see ``tuned`` in scope.bpf.c.
+    """
+
+    before: int
+    after: int
+
+    @property
+    def sentence(self) -> str:
+        """See :class:`Step`."""
+        return "tune open connections" if self.after else "give open connections back what they had"
+
+    def undo(self) -> None:
+        """None: what has to be undone first comes before it in the plan; see :class:`RetuneOnUndo`."""
+        return
+
+
+@dataclass(frozen=True, slots=True)
+class RetuneOnUndo(Step):
+    """Stands before the changes that open connections depend on; does nothing unless these are taken back."""
+
+    before: int
+    after: int
+
+    @property
+    def sentence(self) -> str:
+        """See :class:`Step`."""
+        return "remember to tune open connections back, should this fail"
+
+    def undo(self) -> Step:
+        """Bring them in line with the tables as they were."""
+        return TuneOpen(_taking_back(self), self.after, self.before)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from itertools import product
@@ -62,11 +62,13 @@ def compile_policies(
     numbering: Numbering | None = None,
     *,
     strict: bool = True,
+    hooked: frozenset[str] = frozenset(),
 ) -> Compiled:
     """Compile policies for a host.
 
     ``cgroups`` maps each cgroup's path from the root of the hierarchy to its id; ``numbering`` is that of the
-    policies in force before. A strict compilation raises :class:`PolicyConflict` with every conflicting pair (up to
+    policies in force before; ``hooked`` names the options whose feature has a hook of its own on the service's
+    cgroup. A strict compilation raises :class:`PolicyConflict` with every conflicting pair (up to
     twenty), and :class:`PliantError` when more than eight policies match one connection. One that is not is for
     policies accepted earlier: a service that has appeared since may have made two of them meet. It reports the
     conflicts, in which the policy with the lower number wins, and leaves out of a rule what is beyond eight.
@@ -96,18 +98,31 @@ def compile_policies(
                 _refuse_crowd(versions)
             rules[key] = tuple(version.number for version in versions[:MAX_RULE_POLICIES])
             shapes[key.service_class] |= 1 << key.shape
+    options = {
+        c.number: frozenset(option for intent in members for option in intent.version.settings)
+        for c, members in by_class.items()
+    }
     desired = DesiredState(
         versions={i.version.number: i.version for i in intents if i.pattern in seen_patterns},
         rules=rules,
-        services=dict(_services(cgroups, classes, shapes)),
-        attachments=frozenset(_attachments(cgroups, classes)),
+        services=dict(_services(cgroups, classes, shapes, options)),
+        attachments=frozenset(_attachments(cgroups, classes, options, hooked)),
+        options=frozenset(option for intent in intents for option in intent.version.settings),
     )
     unmatched = tuple(i.version.name for i in intents if i.pattern not in seen_patterns)
     return Compiled(desired, numbers, unmatched, conflicts)
 
 
 def _intent(policy: Policy, number: int) -> _Intent:
-    version = PolicyVersion(number, policy.name, policy.priority, policy.holdout_ppm, policy.tune_values)
+    version = PolicyVersion(
+        number,
+        policy.name,
+        policy.priority,
+        policy.holdout_ppm,
+        policy.tune_values,
+        live=policy.is_live,
+        measured=policy.is_measured,
+    )
     return _Intent(
         version=version,
         pattern=policy.spec.match.service,
@@ -194,7 +209,10 @@ def _refuse_crowd(versions: Sequence[PolicyVersion]) -> None:
 
 
 def _services(
-    cgroups: Mapping[str, int], classes: Mapping[str, ServiceClass], shapes: Mapping[int, int]
+    cgroups: Mapping[str, int],
+    classes: Mapping[str, ServiceClass],
+    shapes: Mapping[int, int],
+    options: Mapping[int, frozenset[str]],
 ) -> Iterator[tuple[int, Service]]:
     """The entries of the cgroups whose class is another than that of the cgroups above: scope looks upwards.
 
@@ -203,11 +221,23 @@ def _services(
     for path, service_class in sorted(classes.items(), reverse=True, key=lambda found: found[0]):
         above = next((classes[a] for a in ancestors(path) if a in classes), None)
         if service_class != above:
-            yield cgroups[path], Service(service_class.number, shapes[service_class.number])
+            number = service_class.number
+            yield cgroups[path], Service(number, shapes[number], options[number])
 
 
-def _attachments(cgroups: Mapping[str, int], classes: Mapping[str, ServiceClass]) -> Iterator[Attachment]:
-    """Where scope goes: a program runs for the sockets of all cgroups below, so the topmost ones do."""
-    for path in classes:
-        if not any(above in classes for above in ancestors(path)):
-            yield Attachment(cgroups[path], path)
+def _attachments(
+    cgroups: Mapping[str, int],
+    classes: Mapping[str, ServiceClass],
+    options: Mapping[int, frozenset[str]],
+    hooked: frozenset[str],
+) -> Iterator[Attachment]:
+    """Where programs go: one runs for the sockets of all cgroups below, so the topmost ones that need it do."""
+    for path in _topmost(classes):
+        yield Attachment(cgroups[path], path)
+    for option in sorted(hooked):
+        for path in _topmost({p for p, c in classes.items() if option in options[c.number]}):
+            yield Attachment(cgroups[path], path, option)
+
+
+def _topmost(paths: Collection[str]) -> list[str]:
+    return [path for path in paths if not any(above in paths for above in ancestors(path))]

@@ -42,17 +42,19 @@ class RuleKey(NamedTuple):
 
 
 class Service(NamedTuple):
-    """The class of a cgroup's sockets and the port shapes (a bit each) that its rules use."""
+    """The class of a cgroup's sockets, the port shapes (a bit each) its rules use and the options its policies set."""
 
     service_class: int
     shapes: int
+    options: frozenset[str] = frozenset()
 
 
 class Attachment(NamedTuple):
-    """The scope program on a cgroup, and with it on all cgroups below."""
+    """A program on a cgroup, and with it on all cgroups below: scope, or that of a feature with a hook of its own."""
 
     cgroup_id: int
     cgroup: str
+    program: str = SCOPE
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,8 @@ class PolicyVersion:
     """One version of one policy, under a number that never names another.
 
     ``holdout_ppm`` is the share held out in parts per million; ``settings`` maps each option to its value, in the
-    base units of :mod:`pliant.policy.units`.
+    base units of :mod:`pliant.policy.units`. ``live`` says that it is for connections that are open already, too;
+    ``measured`` that what becomes of its connections is recorded.
     """
 
     number: int
@@ -68,22 +71,28 @@ class PolicyVersion:
     priority: int
     holdout_ppm: int
     settings: Mapping[str, Any]
+    live: bool = False
+    measured: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class DesiredState:
-    """Everything the kernel must hold for a set of policies on one host."""
+    """Everything the kernel must hold for a set of policies on one host.
+
+    ``options`` are those that any policy sets, also one that waits for its service: their programs are loaded, so that
+    a service that appears only has to be attached to.
+    """
 
     versions: Mapping[int, PolicyVersion] = field(default_factory=dict)
     rules: Mapping[RuleKey, tuple[int, ...]] = field(default_factory=dict)
     services: Mapping[int, Service] = field(default_factory=dict)
     attachments: frozenset[Attachment] = frozenset()
+    options: frozenset[str] = frozenset()
 
     @property
     def programs(self) -> frozenset[str]:
         """The programs that must be loaded: scope, and a feature for each option that is set."""
-        options = (option for version in self.versions.values() for option in version.settings)
-        return frozenset((SCOPE, *options)) if self.attachments else frozenset()
+        return self.options | {SCOPE} if self.options else frozenset()
 
 
 NOTHING = DesiredState()

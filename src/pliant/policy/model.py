@@ -347,6 +347,16 @@ class Policy(_Written):
         return self.spec.guard
 
     @property
+    def is_live(self) -> bool:
+        """Whether it is for connections that are open already, too."""
+        return self.spec.applyTo == "live"
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether what becomes of its connections is recorded: there is a share of them to compare with."""
+        return self.holdout_ppm > 0
+
+    @property
     def tune_values(self) -> dict[str, Any]:
         """The options set, by name, as parsed values in base units."""
         return {name: value for name, value in self.spec.tune.__dict__.items() if value is not None}

@@ -46,6 +46,8 @@ class Numbering:
 
 
 def settings_digest(policy: Policy) -> str:
-    """A digest of what the kernel keeps under the policy's number: priority, holdout and settings, not the match."""
-    kept = [policy.priority, policy.holdout_ppm, sorted(policy.tune_values.items())]
+    """A digest of what the kernel keeps under the policy's number: all but what it matches."""
+    kept: list[object] = [policy.priority, policy.holdout_ppm, sorted(policy.tune_values.items())]
+    if policy.is_live:
+        kept.append("live")
     return blake2b(json.dumps(kept).encode(), digest_size=12).hexdigest()

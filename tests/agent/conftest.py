@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -170,9 +171,8 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Install:
     return being
 
 
-SCOPE_HEAD = 'SEC("sockops") int scope(struct bpf_sock_ops *ctx)\n{\n'
-FEATURE_HEAD = (
-    "static __always_inline void apply(struct bpf_sock_ops *ctx, const struct setting *setting)\n{\n"
+HEAD = re.compile(
+    r'^(?:SEC\("sockops"\) int scope|static __always_inline \w+ (?:apply|set_option))\([^{;]*\)\n\{\n', re.M
 )
 
 
@@ -183,10 +183,9 @@ def other_build(compile_object: Compile) -> Layout:
     objects = {}
     for name in ("scope", "initial_cwnd", "pacing_rate", "dscp"):
         source = (SOURCES / f"{name}.bpf.c").read_text()
-        head = SCOPE_HEAD if name == "scope" else FEATURE_HEAD
-        assert head in source
-        harmless = f"volatile int unused;\n{head}\tunused++;\n"
-        objects[name] = compile_object(name, source.replace(head, harmless))
+        changed, count = HEAD.subn(lambda head: f"volatile int unused;\n{head[0]}\tunused++;\n", source)
+        assert count == 1, name
+        objects[name] = compile_object(name, changed)
     return replace(
         layout,
         objects=MappingProxyType({**layout.objects, **objects}),

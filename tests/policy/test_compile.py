@@ -149,7 +149,7 @@ def test_everything_that_rules_name_is_among_the_versions(policies: list[Policy]
 
 
 def test_no_policies_need_nothing() -> None:
-    assert compile_policies([], CGROUPS).desired == NOTHING
+    assert compile_policies([], CGROUPS).desired == DesiredState()
 
 
 def test_a_policy_without_a_service_on_this_host_is_numbered_and_its_programs_are_loaded() -> None:

@@ -31,7 +31,8 @@ PARTS = {"open": "_open", "sample": "_sample", "packet": "_packet"}
 """
 
 
-PROGRAM_PIN = re.compile(r"(program|open|sample|packet)_[0-9a-f]{12}")
+PROGRAM_PIN = re.compile(r"(program|open|sample|packet)_[0-9a-z]+")
+"""The pins of programs, as against those of maps."""
 
 
 class Hook(NamedTuple):

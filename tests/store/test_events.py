@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pliant.observe.pin_tree import Hook
 from pliant.plan.steps import Attach
 from pliant.store.events import KINDS, TRIM_EVERY, Event
 from pliant.store.journal import Journal
@@ -83,7 +84,7 @@ def test_a_journal_of_before_there_were_events_is_read_and_gets_them_when_writte
 
 
 def test_adjustments_are_recorded_before_and_after(journal: Journal) -> None:
-    steps = [Attach("because", number, f"/{number}") for number in range(30)]
+    steps = [Attach("because", Hook("scope", number), f"/{number}") for number in range(30)]
     begun = journal.adjustments.begin(1, "service", steps)
     assert [a.state for a in journal.adjustments.newest(9)] == ["begun"]
     begun.finish()

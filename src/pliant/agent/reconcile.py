@@ -18,11 +18,11 @@ from pliant.agent.checks import check_hooks
 from pliant.agent.host import Host
 from pliant.agent.lock import HostBusy
 from pliant.errors import PliantError
-from pliant.features import catalogue
+from pliant.features import catalogue, hooked
 from pliant.kernel.cgroup_watch import CgroupWatch
 from pliant.observe.state import HostState
 from pliant.plan.executor import PlanFailed, Progress, execute
-from pliant.plan.steps import Attach, Detach, Step, WriteTable
+from pliant.plan.steps import Attach, Detach, RetuneOnUndo, Step, TuneOpen, WriteTable
 from pliant.policy.compile import Compiled, compile_policies
 from pliant.policy.documents import policy_from_document
 from pliant.policy.model import Policy
@@ -106,7 +106,7 @@ class Reconciler:
     @property
     def attached(self) -> frozenset[int]:
         """The ids of the cgroups that scope is on, as last known."""
-        return frozenset(self._found.attachments) if self._found else frozenset()
+        return frozenset(hook.cgroup_id for hook in self._found.attachments) if self._found else frozenset()
 
     def names(self) -> dict[int, str]:
         """The policies in force by their numbers."""
@@ -189,7 +189,9 @@ class Reconciler:
         return {path: known[path] for path in matching_cgroups(in_force.patterns, known)}
 
     def _compile(self, in_force: InForce) -> Compiled:
-        return compile_policies(in_force.policies, self._allowed(), in_force.numbering, strict=False)
+        return compile_policies(
+            in_force.policies, self._allowed(), in_force.numbering, strict=False, hooked=hooked()
+        )
 
     def _allowed(self) -> dict[str, int]:
         known = self.services.known
@@ -199,7 +201,8 @@ class Reconciler:
         known = self._allowed()
         if self._found is None:
             self._found = self.host.observe(known)
-        gone = self._found.attachments - frozenset(known.values())
+        ids = frozenset(known.values())
+        gone = frozenset(hook for hook in self._found.attachments if hook.cgroup_id not in ids)
         found = replace(
             self._found, attachments=self._found.attachments - gone, stale=self._found.stale | gone
         )
@@ -233,12 +236,12 @@ class Reconciler:
         """The services in the plan whose hook belongs to somebody else: they are left out from now on."""
         found = []
         for step in plan:
-            if isinstance(step, Attach) and step.cgroup_id not in self._refused:
+            if isinstance(step, Attach) and step.hook.cgroup_id not in self._refused:
                 try:
                     check_hooks([step], self.services.root)
                 except PliantError as error:
-                    self._refused[step.cgroup_id] = Refused(step.cgroup, error.message)
-                    found.append(self._refused[step.cgroup_id])
+                    self._refused[step.hook.cgroup_id] = Refused(step.cgroup, error.message)
+                    found.append(self._refused[step.hook.cgroup_id])
         return found
 
     def _carry_out(self, cause: Cause, in_force: InForce, plan: Sequence[Step]) -> None:
@@ -255,7 +258,7 @@ class Reconciler:
     def _done(
         self, cause: Cause, in_force: InForce, plan: tuple[Step, ...], refused: Sequence[Refused]
     ) -> Outcome:
-        detached = self._paths(step.cgroup_id for step in plan if isinstance(step, Detach))
+        detached = self._paths(step.hook.cgroup_id for step in plan if isinstance(step, Detach))
         attached = tuple(dict.fromkeys(step.cgroup for step in plan if isinstance(step, Attach)))
         self._found = _after(self._found, plan)
         self._keep(self._match(in_force))
@@ -283,7 +286,7 @@ def _after(found: HostState | None, plan: Sequence[Step]) -> HostState | None:
     if found is None:
         return None
     tables = dict(found.tables)
-    attachments, stale = set(found.attachments), set(found.stale)
+    attachments, stale, tuned = set(found.attachments), set(found.stale), found.tuned
     for step in plan:
         if isinstance(step, WriteTable) and step.table in tables:
             entries = {**tables[step.table], **step.puts}
@@ -291,10 +294,14 @@ def _after(found: HostState | None, plan: Sequence[Step]) -> HostState | None:
                 entries.pop(key, None)
             tables[step.table] = entries
         elif isinstance(step, Attach):
-            attachments.add(step.cgroup_id)
+            attachments.add(step.hook)
         elif isinstance(step, Detach):
-            attachments.discard(step.cgroup_id)
-            stale.discard(step.cgroup_id)
-        else:
+            attachments.discard(step.hook)
+            stale.discard(step.hook)
+        elif isinstance(step, TuneOpen):
+            tuned = step.after
+        elif not isinstance(step, RetuneOnUndo):
             return None
-    return replace(found, tables=tables, attachments=frozenset(attachments), stale=frozenset(stale))
+    return replace(
+        found, tables=tables, attachments=frozenset(attachments), stale=frozenset(stale), tuned=tuned
+    )

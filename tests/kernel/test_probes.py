@@ -35,6 +35,7 @@ EVERYWHERE = [
     "struct_ops_link",
     "xdp",
     "tcx",
+    "netfilter_link",
     "congestion_control_reno",
     "congestion_control_cubic",
 ]

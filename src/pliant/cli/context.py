@@ -38,8 +38,11 @@ def open_places(ctx: click.Context) -> Places:
 
 
 def actor() -> str:
-    """Who asks: the person behind sudo, or the user."""
-    return os.environ.get("SUDO_USER") or getpass.getuser()
+    """Who asks: the person behind sudo, or the user; by number where users have no names (in small containers)."""
+    try:
+        return os.environ.get("SUDO_USER") or getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
 
 
 def read_files(paths: Iterable[str]) -> list[Policy]:

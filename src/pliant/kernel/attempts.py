@@ -43,6 +43,7 @@ _NO_DESCRIPTOR = 0xFFFFFFFF
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_PERFMON": 38, "CAP_BPF": 39}
 _SYS_ADMIN = 21
 _LOOPBACK = 1
+_NF_ACCEPT, _NFPROTO_IPV4, _NF_INET_LOCAL_IN = 1, 2, 1
 
 
 def privileges(status: Path = Path("/proc/thread-self/status")) -> None:
@@ -248,5 +249,18 @@ def tcx() -> None:
         with load_instructions(ProgramType.SCHED_CLS, return_constant(-1)) as program:
             attr = attributes("IIII", program.fileno(), _LOOPBACK, AttachType.TCX_INGRESS, 0)
             Link(bpf(Command.LINK_CREATE, attr, "attach by a tcx link")).close()
+
+    _in_private_network(attempt)
+
+
+def netfilter_link() -> None:
+    """A netfilter program that accepts all, for packets to the host itself, in a new network namespace."""
+
+    def attempt() -> None:
+        code = return_constant(_NF_ACCEPT)
+        with load_instructions(ProgramType.NETFILTER, code, hook=AttachType.NETFILTER) as program:
+            where = (_NFPROTO_IPV4, _NF_INET_LOCAL_IN, 0, 0)
+            attr = attributes("IIIIIIiI", program.fileno(), 0, AttachType.NETFILTER, 0, *where)
+            Link(bpf(Command.LINK_CREATE, attr, "attach by a netfilter link")).close()
 
     _in_private_network(attempt)

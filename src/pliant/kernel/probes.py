@@ -123,6 +123,11 @@ _QUESTIONS = {
         attempts.tcx,
         "Linux 6.6 or later; clsact is used",
     ),
+    "netfilter_link": _Question(
+        "Programs are attached to netfilter by links.",
+        attempts.netfilter_link,
+        "Linux 6.4 or later with CONFIG_NETFILTER_BPF_LINK",
+    ),
 }
 
 

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs in the guest: tries everything, and writes an event a line to standard output."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import traceback
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import scenarios
+from command import in_child
+from stage import Stage
+
+from pliant import __version__
+from pliant.errors import PliantError
+from pliant.kernel import probes
+from pliant.kernel.libbpf import libbpf
+from pliant.kernel.objects import load
+
+events = os.fdopen(os.dup(1), "w", buffering=1)  # nothing else may write between the events
+os.dup2(2, 1)
+
+
+def tell(event: str, **content: Any) -> None:
+    events.write(json.dumps({"event": event, **content}) + "\n")
+
+
+def main() -> None:
+    kernel = os.uname()
+    tell(
+        "hello",
+        release=kernel.release,
+        version=kernel.version,
+        python=platform.python_version(),
+        pliant=__version__,
+        libbpf=f"{libbpf().libbpf_major_version()}.{libbpf().libbpf_minor_version()}",
+    )
+    for name in probes.names():
+        tell("probe", name=name, **outcome(lambda name=name: probe(name)))
+    for path in sorted(shipped_objects()):
+        tell("object", name=path.name.removesuffix(".bpf.o"), **load_object(path))
+    with Stage() as stage:
+        for name, sentence, attempt in scenarios.of_features():
+            tell("feature", name=name, sentence=sentence, **outcome(lambda attempt=attempt: attempt(stage)))
+        for name, sentence, attempt in scenarios.of_the_core():
+            tell("scenario", name=name, sentence=sentence, **outcome(lambda attempt=attempt: attempt(stage)))
+    for path in Path("/var/log/pliant").glob("*.log"):
+        tell("log", name=path.name, text=path.read_text(errors="replace"))
+
+
+def outcome(attempt: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What an attempt found; one that ends in an exception says so."""
+    try:
+        return attempt()
+    except Exception as error:
+        what = f"{error.message}; {error.remedy}" if isinstance(error, PliantError) else f"{type(error).__name__}: {error}"
+        return {"state": "failed", "said": what, "trace": traceback.format_exc()}
+
+
+def probe(name: str) -> dict[str, Any]:
+    found = probes.probe(name)
+    return {"sentence": found.sentence, "state": found.support.state.value, "said": found.support.reason}
+
+
+def shipped_objects() -> list[Path]:
+    return list(Path(str(resources.files("pliant"))).rglob("*.bpf.o"))
+
+
+def load_object(path: Path) -> dict[str, Any]:
+    """Load an object in a process of its own; when it is refused, each of its programs alone."""
+    found = try_to_load(path, None)
+    if found["state"] == "loads":
+        return found
+    programs = functions(path)
+    if len(programs) > 1:
+        found["programs"] = {name: try_to_load(path, name) for name in programs}
+    return found
+
+
+def try_to_load(path: Path, program: str | None) -> dict[str, Any]:
+    def attempt() -> dict[str, Any]:
+        chosen = None if program is None else [program]
+        try:
+            with load(path, feature=path.name.removesuffix(".bpf.o"), autoload=chosen) as loaded:
+                return {"state": "loads", "said": "", "programs": dict.fromkeys(loaded.programs, {"state": "loads"})}
+        except PliantError as error:
+            return {"state": "refused", "said": error.message, "remedy": error.remedy}
+
+    return in_child(attempt)
+
+
+def functions(path: Path) -> list[str]:
+    """The programs of an object: what libbpf says it has when it is asked for one that is not there."""
+    try:
+        load(path, feature="object", autoload=["no such program"]).close()
+    except PliantError as error:
+        listed = error.message.rpartition("it has: ")[2]
+        return [] if listed == "none" else listed.split(", ")
+    return []
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except BaseException:
+        tell("broken", trace=traceback.format_exc())
+        sys.exit(1)

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Boots stock Debian kernels with the built wheel and writes down what each supports: ``make test-kernels``."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from kernels import image, machine
+from kernels.failure import Failure, run
+from kernels.matrix import MARKS
+from kernels.packages import Suite, mirror
+from kernels.result import Result
+
+ROOT = Path(__file__).resolve().parent.parent
+WORK = ROOT / "build" / "kernels"
+RESULTS = ROOT / "docs" / "results" / "kernels"
+USER_SPACE_SUITE = "bookworm"
+KERNELS = (
+    "bookworm/cloud-amd64",
+    "bookworm/amd64",
+    "trixie/cloud-amd64",
+    "trixie/amd64",
+    "trixie-backports/cloud-amd64",
+)
+"""Suites and flavours: the oldest kernel that is supported, the one of the present stable release, and the newest."""
+
+
+def main() -> int:
+    """Boot them one after the other; 0 when nothing failed on any."""
+    arguments = _arguments()
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return _test(arguments.kernels or KERNELS, arguments.results, arguments.silence)
+    except Failure as failure:
+        print(f"error: {failure}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; no machine is left running", file=sys.stderr)
+        return 130
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="test-kernels", description=__doc__)
+    parser.add_argument("kernels", nargs="*", metavar="SUITE/FLAVOUR", help=f"default: {' '.join(KERNELS)}")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where the results are written")
+    parser.add_argument(
+        "--silence", type=float, default=180.0, metavar="S", help="give a guest up after so long without a word"
+    )
+    return parser.parse_args()
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def say(verb: str, what: str) -> None:
+    """One line of progress."""
+    print(f"  {verb.ljust(6)} {what}", flush=True)
+
+
+def _test(kernels: Sequence[str], directory: Path, silence_s: float) -> int:
+    if os.uname().machine != "x86_64":
+        raise Failure("only kernels for amd64 are tried so far, and this machine is another")
+    site = mirror()
+    base = _user_space(site)
+    emulator = _emulator(site)
+    ways = list(machine.accelerators())
+    done: list[Result] = []
+    problems: list[str] = []
+    for name in kernels:
+        try:
+            result = _try(name, site, base, emulator, ways, silence_s)
+        except Failure as failure:
+            problems.append(f"{name}: {failure}")
+            say("FAIL", problems[-1])
+            continue
+        say("RESULT", str(result.save(directory)))
+        done.append(result)
+    _summary(done)
+    problems += [f"{result.name}: {failure}" for result in done for failure in result.failures()]
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    return int(bool(problems))
+
+
+def _user_space(site: str) -> bytes:
+    """The archive that all guests share: Debian's Python and tools, the wheel, and the checks."""
+    say("APT", f"{USER_SPACE_SUITE}: {', '.join(image.USER_SPACE)}")
+    suite = Suite(USER_SPACE_SUITE, site, WORK / "apt")
+    suite.refresh()
+    root = WORK / "root"
+    image.make_root(suite.download(image.USER_SPACE), root)
+    say("WHEEL", "built, and installed in the guest's file system")
+    shutil.rmtree(WORK / "wheel", ignore_errors=True)
+    run([sys.executable, "-m", "pip", "-q", "--disable-pip-version-check", "wheel", "--no-deps", "-w", WORK / "wheel", ROOT])
+    [wheel] = (WORK / "wheel").glob("*.whl")
+    image.install_wheel(wheel, root)
+    shutil.rmtree(root / "opt/guest", ignore_errors=True)
+    shutil.copytree(Path(__file__).parent / "kernels" / "guest", root / "opt/guest")
+    shutil.copy(root / "opt/guest/init", root / "init")
+    return image.pack(root)
+
+
+def _emulator(site: str) -> str:
+    """The version of the emulator, which is installed when it is missing."""
+    if not shutil.which(machine.PROGRAM):
+        backports = Suite(f"{_codename()}-backports", site, WORK / "apt")
+        try:  # a newer one when there is one: some kernels crash in the one of Debian 12
+            backports.refresh()
+        except Failure:
+            backports = Suite(_codename(), site, WORK / "apt")
+        say("APT", f"qemu-system-x86 from {backports.name}, on this machine")
+        backports.install_on_this_machine("qemu-system-x86", _codename())
+    return run([machine.PROGRAM, "--version"]).splitlines()[0].removeprefix("QEMU emulator version ")
+
+
+def _codename() -> str:
+    lines = Path("/etc/os-release").read_text().splitlines()
+    return next(line.partition("=")[2].strip('"') for line in lines if line.startswith("VERSION_CODENAME="))
+
+
+def _try(name: str, site: str, base: bytes, emulator: str, ways: list[str], silence_s: float) -> Result:
+    """Fetch one kernel and boot it; one that dies before it is done is booted a second time, and the result says so."""
+    suite_name, _, flavour = name.partition("/")
+    suite = Suite(suite_name, site, WORK / "apt")
+    if suite_name != USER_SPACE_SUITE:
+        suite.refresh()
+    packages = suite.kernel(flavour)
+    say("APT", f"{suite_name}: {packages[0][0]} {packages[0][1]}")
+    unpacked = WORK / "kernels" / f"{packages[0][0]}_{packages[0][1].replace(':', '_')}"
+    kernel, release = image.unpack_kernel((suite.download_alone(*package) for package in packages), unpacked)
+    image.choose_modules(unpacked, release, WORK / "root", WORK / "modules")
+    archive = WORK / "root.cpio"
+    archive.write_bytes(base + image.pack(WORK / "modules"))
+    boot = machine.Boot(kernel, archive, WORK / "consoles" / f"{release}.log")
+    for attempt in (1, 2):
+        result = Result(
+            kernel={"suite": suite_name, "package": packages[0][0], "package_version": packages[0][1]},
+            machine={"emulator": emulator, "boots": attempt},
+            pliant={"commit": _commit()},
+        )
+        try:
+            _boot(boot, release, result, ways, silence_s)
+        except machine.Died as death:
+            if attempt == 2:
+                raise
+            say("AGAIN", f"{release}: {death}")
+        else:
+            break
+    result.date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return result
+
+
+def _boot(boot: machine.Boot, release: str, result: Result, ways: list[str], silence_s: float) -> None:
+    """Boot with the quickest way that this machine's guests survive; ``ways`` keeps those left."""
+    while True:
+        started = time.monotonic()
+        say("BOOT", f"{release} ({ways[0]})")
+        try:
+            machine.follow(boot, ways[0], silence_s, lambda event: _on_event(event, result, started))
+        except machine.Died as death:
+            if death.spoke or len(ways) == 1:
+                raise
+            say("BOOT", f"{release} does not start with {ways.pop(0)}: {death}")
+        else:
+            result.machine["accelerator"] = ways[0]
+            return
+
+
+def _on_event(event: machine.Event, result: Result, started: float) -> None:
+    result.add(event)
+    kind = event["event"]
+    if kind == "broken":
+        raise Failure(f"the checks themselves broke in the guest:\n{event['trace']}")
+    if kind == "log":
+        logs = WORK / "logs" / result.name
+        logs.mkdir(parents=True, exist_ok=True)
+        (logs / event["name"]).write_text(event["text"])
+    elif kind != "hello":
+        said = f": {event['said']}" if event.get("said") else ""
+        if kind != "probe" or event["state"] == "failed":
+            say("", f"{time.monotonic() - started:4.0f} s  {kind} {event['name']}: {event['state']}{said}")
+        if event.get("trace"):
+            print(event["trace"], file=sys.stderr)
+
+
+def _commit() -> str:
+    head = run(["git", "-C", ROOT, "rev-parse", "--short=12", "HEAD"]).strip()
+    changed = subprocess.run(["git", "-C", ROOT, "diff", "--quiet", "HEAD", "--", "src", "bpf"]).returncode
+    return head + ("-dirty" if changed else "")
+
+
+def _summary(results: Sequence[Result]) -> None:
+    """How many of each kind are there, a line a kernel."""
+    print()
+    row = "  {:20} {:>12} {:>12} {:>12} {:>12}"
+    print(row.format("kernel", "abilities", "objects", "features", "scenarios"))
+    for result in results:
+        lists = (result.probes, result.objects, result.features, result.scenarios)
+        good = [sum(MARKS[entry["state"]] == "yes" for entry in entries) for entries in lists]
+        cells = [f"{count} of {len(entries)}" for count, entries in zip(good, lists, strict=True)]
+        print(row.format(result.name, *cells))
+    print()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

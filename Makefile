@@ -8,7 +8,7 @@ PY := .venv/bin/python
 SOURCES := $(wildcard bpf/*.c bpf/include/pliant/*.h)
 PYTHON_DIRS := src tests hatch_build.py scripts
 
-.PHONY: help setup bpf demo test unit lint docs docs-check bench test-kill wheel-check clean
+.PHONY: help setup bpf demo test unit lint docs docs-check bench test-kill wheel-check test-kernels clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,10 +32,10 @@ lint: setup ## ruff, mypy --strict, clang-format
 	@echo "  MYPY"; $(PY) -m mypy --no-error-summary
 	@echo "  CLANG-FORMAT"; clang-format-19 --dry-run --Werror $(SOURCES) $(wildcard tests/*/*.bpf.c)
 
-docs: setup bpf ## Generate the reference pages under docs/reference
+docs: setup bpf ## Generate docs/reference and docs/kernels.md
 	$(Q)$(PY) scripts/generate_docs.py
 
-docs-check: setup bpf ## Fail when the reference pages are not what the code says
+docs-check: setup bpf ## Fail when the generated pages are not what the code says
 	$(Q)$(PY) scripts/generate_docs.py --check
 
 bench: setup bpf ## All benchmarks, ten runs each, saved under docs/results (quiet machine!)
@@ -46,6 +46,9 @@ test-kill: setup bpf ## The long campaign: kill -9 at 200 random points of apply
 
 wheel-check: setup ## Build the wheel, install it where no clang is, and load every object from it
 	$(Q)scripts/wheel-check
+
+test-kernels: setup bpf ## Boot stock Debian kernels in an emulator with the wheel: what does each support? (docs/kernels.md)
+	$(Q)$(PY) scripts/test_kernels.py $(ARGS)
 
 clean: ## Remove what was built
 	$(Q)rm -rf build dist demo-out src/pliant/objects .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -12,18 +12,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 from kernels import image, machine
 from kernels.failure import Failure, run
-from kernels.matrix import MARKS
+from kernels.matrix import MARKS, load_results, page
 from kernels.packages import Suite, mirror
 from kernels.result import Result
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "build" / "kernels"
 RESULTS = ROOT / "docs" / "results" / "kernels"
+PAGE = ROOT / "docs" / "kernels.md"
 USER_SPACE_SUITE = "bookworm"
 KERNELS = (
     "bookworm/cloud-amd64",
@@ -54,7 +56,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("kernels", nargs="*", metavar="SUITE/FLAVOUR", help=f"default: {' '.join(KERNELS)}")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the results are written")
     parser.add_argument(
-        "--silence", type=float, default=180.0, metavar="S", help="give a guest up after so long without a word"
+        "--silence",
+        type=float,
+        default=180.0,
+        metavar="S",
+        help="give a guest up after so long without a word",
     )
     return parser.parse_args()
 
@@ -86,6 +92,8 @@ def _test(kernels: Sequence[str], directory: Path, silence_s: float) -> int:
             continue
         say("RESULT", str(result.save(directory)))
         done.append(result)
+    if directory == RESULTS:
+        PAGE.write_text(page(load_results(directory)))
     _summary(done)
     problems += [f"{result.name}: {failure}" for result in done for failure in result.failures()]
     for problem in problems:
@@ -102,7 +110,20 @@ def _user_space(site: str) -> bytes:
     image.make_root(suite.download(image.USER_SPACE), root)
     say("WHEEL", "built, and installed in the guest's file system")
     shutil.rmtree(WORK / "wheel", ignore_errors=True)
-    run([sys.executable, "-m", "pip", "-q", "--disable-pip-version-check", "wheel", "--no-deps", "-w", WORK / "wheel", ROOT])
+    run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "-q",
+            "--disable-pip-version-check",
+            "wheel",
+            "--no-deps",
+            "-w",
+            WORK / "wheel",
+            ROOT,
+        ]
+    )
     [wheel] = (WORK / "wheel").glob("*.whl")
     image.install_wheel(wheel, root)
     shutil.rmtree(root / "opt/guest", ignore_errors=True)
@@ -167,7 +188,7 @@ def _boot(boot: machine.Boot, release: str, result: Result, ways: list[str], sil
         started = time.monotonic()
         say("BOOT", f"{release} ({ways[0]})")
         try:
-            machine.follow(boot, ways[0], silence_s, lambda event: _on_event(event, result, started))
+            machine.follow(boot, ways[0], silence_s, partial(_on_event, result, started))
         except machine.Died as death:
             if death.spoke or len(ways) == 1:
                 raise
@@ -177,7 +198,7 @@ def _boot(boot: machine.Boot, release: str, result: Result, ways: list[str], sil
             return
 
 
-def _on_event(event: machine.Event, result: Result, started: float) -> None:
+def _on_event(result: Result, started: float, event: machine.Event) -> None:
     result.add(event)
     kind = event["event"]
     if kind == "broken":

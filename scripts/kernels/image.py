@@ -11,7 +11,7 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from kernels.failure import Failure, run
@@ -20,12 +20,19 @@ USER_SPACE = ("python3", "libbpf1", "iproute2", "busybox-static", "kmod")
 PYTHON = "3.11"  # of the suite the user space is from
 NOT_WANTED = (
     *("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/perl5"),
-    *("usr/share/lintian", "usr/share/bug", "usr/share/i18n", "usr/share/consolefont", "usr/lib/x86_64-linux-gnu/gconv"),
+    *(
+        "usr/share/lintian",
+        "usr/share/bug",
+        "usr/share/i18n",
+        "usr/share/consolefont",
+        "usr/lib/x86_64-linux-gnu/gconv",
+    ),
     *("usr/lib/python3.11/idlelib", "usr/lib/python3.11/lib2to3", "usr/lib/python3.11/pydoc_data"),
 )
 # What a policy may need of a kernel is built in or among these; whatever they depend on comes with them.
-MODULES = ("kernel/net/ipv4/", "kernel/net/ipv6/", "kernel/net/sched/", "kernel/net/core/", "kernel/net/netfilter/")
-MODULES += tuple(f"kernel/drivers/net/{name}" for name in ("veth.ko", "tun.ko", "dummy.ko", "ifb.ko"))
+MODULES = tuple(f"kernel/net/{name}/" for name in ("ipv4", "ipv6", "sched", "core", "netfilter")) + tuple(
+    f"kernel/drivers/net/{name}.ko" for name in ("veth", "tun", "dummy", "ifb")
+)
 _TAR = ("tar", "--extract", "--keep-directory-symlink", "--no-same-owner", "--directory")
 _MERGED = ("bin", "sbin", "lib", "lib64")
 
@@ -68,7 +75,13 @@ def _inside(root: Path, name: str, *arguments: str) -> str:
     """Run a program of the root file system with its own libraries, without entering it."""
     libraries = f"{root}/usr/lib/x86_64-linux-gnu"
     program = root / "usr/bin" / ("kmod" if name == "depmod" else name)
-    loader = [root / "lib64/ld-linux-x86-64.so.2", "--library-path", libraries, "--argv0", name]
+    loader: list[str | Path] = [
+        root / "lib64/ld-linux-x86-64.so.2",
+        "--library-path",
+        libraries,
+        "--argv0",
+        name,
+    ]
     return run([*loader, program, *arguments], env={"PYTHONHOME": f"{root}/usr", "PATH": os.environ["PATH"]})
 
 
@@ -86,8 +99,18 @@ def install_wheel(wheel: Path, root: Path) -> None:
     """Install the wheel and what it depends on under /opt/pliant of the root file system."""
     target = root / "opt/pliant"
     shutil.rmtree(target, ignore_errors=True)
-    platforms = [word for name in ("manylinux2014_x86_64", "manylinux_2_28_x86_64") for word in ("--platform", name)]
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-warn-script-location"]
+    platforms = [
+        word for name in ("manylinux2014_x86_64", "manylinux_2_28_x86_64") for word in ("--platform", name)
+    ]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--disable-pip-version-check",
+        "--no-warn-script-location",
+    ]
     kind = ["--only-binary=:all:", "--implementation", "cp", "--python-version", PYTHON, *platforms]
     run([*pip, *kind, "--target", target, wheel])
     compile_python(root, "opt/pliant")
@@ -101,7 +124,7 @@ def unpack_kernel(packages: Iterable[Path], directory: Path) -> tuple[Path, str]
         for package in packages:
             unpack(package, directory)
         marker.touch()
-    [image] = [path for path in (*directory.glob("boot/vmlinuz-*"), *directory.glob("usr/lib/modules/*/vmlinuz"))][:1]
+    [image] = [*directory.glob("boot/vmlinuz-*"), *directory.glob("usr/lib/modules/*/vmlinuz")][:1]
     [modules] = [*directory.glob("lib/modules/*"), *directory.glob("usr/lib/modules/*")][:1]
     return image, modules.name
 
@@ -109,7 +132,9 @@ def unpack_kernel(packages: Iterable[Path], directory: Path) -> tuple[Path, str]
 def choose_modules(kernel: Path, release: str, root: Path, chosen: Path) -> None:
     """Copy the modules that policies may need, and those these depend on."""
     shutil.rmtree(chosen, ignore_errors=True)
-    source = next(p for p in (kernel / "lib/modules" / release, kernel / "usr/lib/modules" / release) if p.is_dir())
+    source = next(
+        p for p in (kernel / "lib/modules" / release, kernel / "usr/lib/modules" / release) if p.is_dir()
+    )
     base = source.parent.parent.parent
     _inside(root, "depmod", "-b", str(base), release)
     target = chosen / "usr/lib/modules" / release
@@ -130,21 +155,17 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def pack(tree: Path, *, left_out: Iterable[str] = ()) -> bytes:
+def pack(tree: Path) -> bytes:
     """A directory as one archive, everything owned by root."""
-    parts = []
-    number = 0
-    for directory, directories, files in os.walk(tree):
-        directories[:] = sorted(
-            name for name in directories if os.path.relpath(f"{directory}/{name}", tree) not in left_out
-        )
-        for name in (".", *directories, *sorted(files)) if directory == str(tree) else (*directories, *sorted(files)):
-            path = Path(directory, name)
-            number += 1
-            parts.append(_member(path, os.path.relpath(path, tree), number))
-    parts.append(_record("TRAILER!!!", 0, 0, b""))
-    archive = b"".join(parts)
+    paths = [tree, *sorted(_below(tree))]
+    parts = [_member(path, os.path.relpath(path, tree), number) for number, path in enumerate(paths, 1)]
+    archive = b"".join((*parts, _record("TRAILER!!!", 0, 0, b"")))
     return archive + bytes(-len(archive) % 512)
+
+
+def _below(tree: Path) -> Iterator[Path]:
+    for directory, directories, files in os.walk(tree):
+        yield from (Path(directory, name) for name in (*directories, *files))
 
 
 def _member(path: Path, name: str, number: int) -> bytes:

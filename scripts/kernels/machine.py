@@ -68,7 +68,9 @@ def follow(boot: Boot, accelerator: str, silence_s: float, on_event: Callable[[E
             on_event(event)
         process.wait(10)
         assert process.stderr is not None
-        words = process.stderr.read().decode(errors="replace").strip().splitlines()[-1:] or [_last_line(boot.console)]
+        words = process.stderr.read().decode(errors="replace").strip().splitlines()[-1:] or [
+            _last_line(boot.console)
+        ]
         raise Died(f"the machine ended before the guest was done: {words[0]}", spoke=spoke)
     except TimeoutError as error:
         raise Died(f"{error}; its console ends with: {_last_line(boot.console)}", spoke=spoke) from error

@@ -24,8 +24,8 @@ NOT_TRIED = "not tried"
 
 INTRODUCTION = """# What each kernel supports
 
-`make test-kernels` boots stock Debian kernels in an emulator, with the built wheel in an otherwise plain user space, and
-asks them: every probe of `pliant doctor`, the load of every object in the wheel, each feature on real connections
+`make test-kernels` boots stock Debian kernels in an emulator, with the built wheel in an otherwise plain user space,
+and asks them: every probe of `pliant doctor`, the load of every object in the wheel, each feature on real connections
 between two network namespaces, and the product as a whole, through the command line. The answers are kept under
 [results/kernels](results/kernels), one file a kernel; this page is made from them.
 
@@ -48,8 +48,15 @@ def page(results: Sequence[Result]) -> str:
     if not results:
         return f"{INTRODUCTION}\nNo kernel has been tried yet: run `make test-kernels`.\n"
     parts = [INTRODUCTION, _kernels(results)]
-    parts += ["## Abilities of the kernel\n", _section(results, lambda r: r.probes, "ability", sentences=True)]
-    parts += ["## Objects\n", "Each loaded alone, from the wheel.\n", _section(results, lambda r: r.objects, "object")]
+    parts += [
+        "## Abilities of the kernel\n",
+        _section(results, lambda r: r.probes, "ability", sentences=True),
+    ]
+    parts += [
+        "## Objects\n",
+        "Each loaded alone, from the wheel.\n",
+        _section(results, lambda r: r.objects, "object"),
+    ]
     parts += ["## Features\n", _FEATURES, _section(results, lambda r: r.features, "feature")]
     parts += ["## Scenarios\n", _section(results, lambda r: r.scenarios, "scenario", sentences=True)]
     return "\n".join(parts)
@@ -90,7 +97,9 @@ def _section(
     return "\n".join([_table(head, rows), *_notes(results, by_kernel, names)])
 
 
-def _notes(results: Sequence[Result], by_kernel: Sequence[dict[str, Entry]], names: Iterable[str]) -> list[str]:
+def _notes(
+    results: Sequence[Result], by_kernel: Sequence[dict[str, Entry]], names: Iterable[str]
+) -> list[str]:
     notes: list[str] = []
     for name in names:
         said: dict[str, list[str]] = {}

@@ -22,7 +22,9 @@ def mirror() -> str:
         site, label, component = line.split("|")
         if (label, component) == ("Debian", "main"):
             return site
-    raise Failure("apt knows no Debian archive on this machine: add one to its sources and run 'apt-get update'")
+    raise Failure(
+        "apt knows no Debian archive on this machine: add one to its sources and run 'apt-get update'"
+    )
 
 
 class Suite:
@@ -52,17 +54,21 @@ class Suite:
         try:
             self._apt("apt-get", "update", "-q", "--error-on=any")
         except Failure as failure:
-            raise Failure(f"the suite {self.name} cannot be had from this mirror: {_reason(failure)}") from failure
+            raise Failure(
+                f"the suite {self.name} cannot be had from this mirror: {_reason(failure)}"
+            ) from failure
 
     def kernel(self, flavour: str) -> list[tuple[str, str]]:
         """The packages of the suite's newest kernel of a flavour ("cloud-amd64"), each with its version, image first.
 
         The image package holds all, or (since Linux 7) depends on packages of the kernel itself and its modules.
         """
-        [image] = _depends(self._shown(f"linux-image-{flavour}"), r"linux-image-\d\S*")[:1] or [("", "")]
+        [image] = named_dependencies(self._shown(f"linux-image-{flavour}"), r"linux-image-\d\S*")[:1] or [
+            ("", "")
+        ]
         if not image[0]:
             raise Failure(f"the suite {self.name} has no kernel linux-image-{flavour}")
-        return [image, *_depends(self._shown(image[0]), r"linux-(?:binary|modules)-\d\S*")]
+        return [image, *named_dependencies(self._shown(image[0]), r"linux-(?:binary|modules)-\d\S*")]
 
     def _shown(self, package: str) -> str:
         try:
@@ -113,6 +119,7 @@ def _reason(failure: Failure) -> str:
     return re.sub(r"https?://\S+", "its release file", errors[0]) if errors else "apt gave no reason"
 
 
-def _depends(shown: str, pattern: str) -> list[tuple[str, str]]:
+def named_dependencies(shown: str, pattern: str) -> list[tuple[str, str]]:
+    """The dependencies whose names match, with their versions, in what ``apt-cache show`` prints."""
     line = next((line for line in shown.splitlines() if line.startswith("Depends: ")), "")
     return re.findall(rf"({pattern}) \(= ([^)]+)\)", line)

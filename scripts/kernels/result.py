@@ -45,8 +45,14 @@ class Result:
     def failures(self) -> list[str]:
         """What must not be on any kernel: something that ended without a sentence, or a scenario that failed."""
         entries = [("probe", entry) for entry in self.probes] + [("object", entry) for entry in self.objects]
-        entries += [("feature", entry) for entry in self.features] + [("scenario", entry) for entry in self.scenarios]
-        return [f"{kind} {entry['name']}: {entry['said']}" for kind, entry in entries if entry["state"] == "failed"]
+        entries += [("feature", entry) for entry in self.features] + [
+            ("scenario", entry) for entry in self.scenarios
+        ]
+        return [
+            f"{kind} {entry['name']}: {entry['said']}"
+            for kind, entry in entries
+            if entry["state"] == "failed"
+        ]
 
     def save(self, directory: Path) -> Path:
         """Write the result as JSON under its name."""

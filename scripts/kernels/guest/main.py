@@ -9,29 +9,31 @@ import platform
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import scenarios
 from command import in_child
-from stage import Stage
-
 from pliant import __version__
 from pliant.errors import PliantError
 from pliant.kernel import probes
 from pliant.kernel.libbpf import libbpf
 from pliant.kernel.objects import load
+from stage import Stage
 
 events = os.fdopen(os.dup(1), "w", buffering=1)  # nothing else may write between the events
 os.dup2(2, 1)
 
 
 def tell(event: str, **content: Any) -> None:
+    """Write one event."""
     events.write(json.dumps({"event": event, **content}) + "\n")
 
 
 def main() -> None:
+    """Try it all, in the order in which one thing needs the other."""
     kernel = os.uname()
     tell(
         "hello",
@@ -42,14 +44,13 @@ def main() -> None:
         libbpf=f"{libbpf().libbpf_major_version()}.{libbpf().libbpf_minor_version()}",
     )
     for name in probes.names():
-        tell("probe", name=name, **outcome(lambda name=name: probe(name)))
+        tell("probe", name=name, **outcome(partial(probe, name)))
     for path in sorted(shipped_objects()):
         tell("object", name=path.name.removesuffix(".bpf.o"), **load_object(path))
     with Stage() as stage:
-        for name, sentence, attempt in scenarios.of_features():
-            tell("feature", name=name, sentence=sentence, **outcome(lambda attempt=attempt: attempt(stage)))
-        for name, sentence, attempt in scenarios.of_the_core():
-            tell("scenario", name=name, sentence=sentence, **outcome(lambda attempt=attempt: attempt(stage)))
+        for kind, told in (("feature", scenarios.of_features()), ("scenario", scenarios.of_the_core())):
+            for name, sentence, attempt in told:
+                tell(kind, name=name, sentence=sentence, **outcome(partial(attempt, stage)))
     for path in Path("/var/log/pliant").glob("*.log"):
         tell("log", name=path.name, text=path.read_text(errors="replace"))
 
@@ -59,16 +60,20 @@ def outcome(attempt: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
         return attempt()
     except Exception as error:
-        what = f"{error.message}; {error.remedy}" if isinstance(error, PliantError) else f"{type(error).__name__}: {error}"
+        what = f"{type(error).__name__}: {error}"
+        if isinstance(error, PliantError):
+            what = f"{error.message}; {error.remedy}"
         return {"state": "failed", "said": what, "trace": traceback.format_exc()}
 
 
 def probe(name: str) -> dict[str, Any]:
+    """What one probe answers."""
     found = probes.probe(name)
     return {"sentence": found.sentence, "state": found.support.state.value, "said": found.support.reason}
 
 
 def shipped_objects() -> list[Path]:
+    """Every object in the installed package, wherever it lies."""
     return list(Path(str(resources.files("pliant"))).rglob("*.bpf.o"))
 
 
@@ -79,20 +84,31 @@ def load_object(path: Path) -> dict[str, Any]:
         return found
     programs = functions(path)
     if len(programs) > 1:
-        found["programs"] = {name: try_to_load(path, name) for name in programs}
+        found["programs"] = [try_to_load(path, name) | {"name": name} for name in programs]
     return found
 
 
 def try_to_load(path: Path, program: str | None) -> dict[str, Any]:
+    """Load an object, or one program of it, and take it out of the kernel again."""
+
     def attempt() -> dict[str, Any]:
         chosen = None if program is None else [program]
         try:
             with load(path, feature=path.name.removesuffix(".bpf.o"), autoload=chosen) as loaded:
-                return {"state": "loads", "said": "", "programs": dict.fromkeys(loaded.programs, {"state": "loads"})}
+                return {
+                    "state": "loads",
+                    "said": "",
+                    "programs": [loads(name) for name in sorted(loaded.programs)],
+                }
         except PliantError as error:
             return {"state": "refused", "said": error.message, "remedy": error.remedy}
 
     return in_child(attempt)
+
+
+def loads(program: str) -> dict[str, Any]:
+    """The answer for a program that the kernel took."""
+    return {"name": program, "state": "loads", "said": ""}
 
 
 def functions(path: Path) -> list[str]:

@@ -11,13 +11,21 @@ from types import TracebackType
 from typing import Any, Self
 
 from command import pliant_command, wait_until
-
 from pliant.lab import Lab, SocketState, TcpClient, TcpServer
 from pliant.lab.cgroup import version2_root
 
 PINS = Path("/sys/fs/bpf/pliant")
 SETTINGS = (
-    *("congestion_control", "snd_cwnd", "snd_ssthresh", "max_pacing_rate", "tos", "tclass", "window_clamp", "sndbuf"),
+    *(
+        "congestion_control",
+        "snd_cwnd",
+        "snd_ssthresh",
+        "max_pacing_rate",
+        "tos",
+        "tclass",
+        "window_clamp",
+        "sndbuf",
+    ),
     *("rcvbuf", "notsent_lowat", "snd_mss", "maxseg", "mark", "priority", "ecn", "rto_min_us", "rto_max_ms"),
     *("delack_max_us", "rto_us"),
 )
@@ -48,6 +56,7 @@ class Stage:
         self.lab.close()
 
     def service(self, role: str) -> str:
+        """The path of the control group of a role's service."""
         host, name = {
             "server": (self.server_host, "web.service"),
             "client": (self.client_host, "app.service"),
@@ -129,4 +138,8 @@ def _is_noise(name: str, before: Any, after: Any) -> bool:
 
 def pinned() -> list[str]:
     """Everything that Pliant has pinned."""
-    return sorted(str(path.relative_to(PINS)) for path in PINS.rglob("*") if path.is_file()) if PINS.exists() else []
+    return (
+        sorted(str(path.relative_to(PINS)) for path in PINS.rglob("*") if path.is_file())
+        if PINS.exists()
+        else []
+    )

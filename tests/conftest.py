@@ -46,6 +46,7 @@ def policy(
     *,
     priority: int = 100,
     holdout: str = "0%",
+    apply_to: str = "new",
     **match: Any,
 ) -> Policy:
     """One policy, through the parser that people's files go through."""
@@ -58,6 +59,7 @@ def policy(
             "tune": dict(tune),
             "priority": priority,
             "holdout": holdout,
+            "applyTo": apply_to,
         },
     }
     [parsed] = load_policies(json.dumps(document), name, catalogue())
@@ -187,6 +189,7 @@ class MakePolicy(Protocol):
         *,
         priority: int = 100,
         holdout: str = "0%",
+        apply_to: str = "new",
         **match: Any,
     ) -> Policy: ...
 

@@ -24,6 +24,7 @@ from pliant.features.encoding import encode, live_digest
 from pliant.features.layout import shipped_layout
 from pliant.kernel import cgroups
 from pliant.kernel.errors import KernelError
+from pliant.kernel.iterators import run_in_namespaces
 from pliant.observe.pin_tree import PinTree
 from pliant.observe.reader import read_state
 from pliant.observe.state import HostState
@@ -31,7 +32,7 @@ from pliant.plan.executor import PlanFailed, Progress, execute
 from pliant.plan.planner import Target, plan
 from pliant.plan.steps import Step
 from pliant.policy.compile import Compiled, compile_policies
-from pliant.policy.desired import DesiredState
+from pliant.policy.desired import SCOPE, DesiredState
 from pliant.policy.documents import policy_from_document
 from pliant.policy.model import Policy
 from pliant.policy.numbering import Numbering
@@ -282,6 +283,15 @@ class Host:
         done = sum(record.state == "done" for record in records if not record.undo)
         taken_back = any(record.undo for record in records)
         return interrupted.number if done == interrupted.steps and not taken_back else interrupted.parent
+
+    def sample_long_connections(self) -> None:
+        """Record what measured connections have come to that have been open for long; to be done from time to time.
+
+        Each is recorded once, so it does not matter how often. Nothing else on the host is changed.
+        """
+        pins = self.pins
+        found = (pins.part(SCOPE, "sample", build) for build in pins.builds(SCOPE)[-1:])
+        run_in_namespaces([pin for pin in found if pin.exists()])
 
     def actuator(self) -> KernelActuator:
         """What takes steps on this host."""

@@ -22,6 +22,8 @@ from pliant.observe.tables import Table
 from pliant.plan.steps import ForgetProgram, LoadObject, ReplaceProgram, RestoreProgram, UnloadObject
 from pliant.policy.desired import SCOPE
 
+LONG_NS = 30 * 10**9
+"""From what age on a connection is sampled while it is open; see effect.h."""
 SHARED_MAPS = ("accepted", "features", "verdicts")  # scope's, used by every feature
 
 
@@ -165,6 +167,7 @@ class Objects:
         return callbacks | {
             "holdout_key": self._ground.holdout_key,
             "kept_options": layout.kept_options,
+            "long_ns": LONG_NS,
             "loaded_at_ns": time.clock_gettime_ns(time.CLOCK_MONOTONIC),
         }
 

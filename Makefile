@@ -8,7 +8,7 @@ PY := .venv/bin/python
 SOURCES := $(wildcard bpf/*.c bpf/include/pliant/*.h)
 PYTHON_DIRS := src tests hatch_build.py scripts
 
-.PHONY: help setup bpf demo test unit lint docs docs-check bench test-kill wheel-check test-kernels clean
+.PHONY: help setup bpf demo test unit lint docs docs-check pictures bench test-kill wheel-check test-kernels clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ docs: setup bpf ## Generate docs/reference and docs/kernels.md
 
 docs-check: setup bpf ## Fail when the generated pages are not what the code says
 	$(Q)$(PY) scripts/generate_docs.py --check
+
+pictures: setup bpf ## Draw docs/images/top.svg anew, on a host of the lab
+	$(Q)$(PY) scripts/picture_top.py
 
 bench: setup bpf ## All benchmarks, ten runs each, saved under docs/results (quiet machine!)
 	$(Q)for name in startup apply connect; do $(PY) -m pliant bench $$name --runs 10 --save docs/results || exit 1; done

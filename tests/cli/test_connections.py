@@ -55,7 +55,7 @@ def test_get_lists_open_connections_of_services_with_policies(pliant: Pliant, op
     table = pliant("get", "connections").stdout.splitlines()
     assert table[0].split()[:2] == ["CONNECTION", "SERVICE"]
     assert table[1].split()[0] == opened.at_server
-    assert table[1].split()[-1] == "web"
+    assert table[1].split()[1:4] == ["web.service", "server", "web"]
     assert pliant("get", "connections", "-o", "name").stdout.split() == [f"connection/{opened.at_server}"]
 
 

@@ -4,16 +4,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import click
 
-from pliant.agent.connections import AT_MOST, Judge, Seen, connections
+from pliant.agent.connections import AT_MOST, Judge, OptionState, Seen, connections
 from pliant.agent.host import Host
 from pliant.cli import output as out
+from pliant.features import catalogue
 from pliant.kernel.sock_diag import OpenSocket
 from pliant.observe.connections import Survey, age
-from pliant.policy.explain import Reason
+from pliant.policy.explain import Judged, Reason
 
 
 def get_connections(host: Host, output: str, policy: str | None, service: str | None, at_most: int) -> None:
@@ -82,15 +84,34 @@ def connection_data(seen: Seen) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table of connections: its heading, what is shown, and what it is sorted by."""
+    """A column of a table: heading, what it says of a row, what it is sorted by, and the width of screens that have it.
 
-    def __init__(
-        self, head: str, cell: Callable[[Seen], str], rank: Callable[[Seen], Any] | None = None
-    ) -> None:
-        self.head = head
-        self.cell = cell
-        self.rank = rank or cell
+    Screens of fewer than ``from_width`` characters do without it.
+    """
+
+    head: str
+    cell: Callable[[Any], str]
+    rank: Callable[[Any], Any]
+    from_width: int = 0
+
+
+def text(head: str, cell: Callable[[Any], str], *, from_width: int = 0) -> Column:
+    """A column of words, sorted by them."""
+    return Column(head, cell, cell, from_width)
+
+
+def number(
+    head: str, value: Callable[[Any], float | None], spell: Callable[[Any], str] = str, *, from_width: int = 0
+) -> Column:
+    """A column of numbers, sorted by their size; ``-`` where there is none."""
+
+    def cell(row: Any) -> str:
+        found = value(row)
+        return "-" if found is None else spell(found)
+
+    return Column(head, cell, lambda row: value(row) or 0, from_width)
 
 
 def duration(microseconds: float | None) -> str:
@@ -136,23 +157,68 @@ def _sock(seen: Seen) -> OpenSocket:
     return seen.connection.socket
 
 
-def _columns() -> Sequence[Column]:
-    return (
-        Column("connection", lambda s: _sock(s).name),
-        Column("service", lambda s: s.connection.cgroup.rpartition("/")[2] or "/"),
-        Column("role", lambda s: s.connection.role),
-        Column("state", lambda s: _sock(s).state),
-        Column("cc", lambda s: _sock(s).congestion_control or "-"),
-        Column("cwnd", lambda s: str(_field("snd_cwnd")(s)), _field("snd_cwnd")),
-        Column("srtt", lambda s: duration(_field("rtt")(s) or None), _field("rtt")),
-        Column("min rtt", lambda s: duration(_sock(s).min_rtt_us), lambda s: _sock(s).min_rtt_us or 0),
-        Column("delivers", lambda s: rate(_field("delivery_rate")(s)), _field("delivery_rate")),
-        Column("paced at", lambda s: rate(_field("pacing_rate")(s)), _field("pacing_rate")),
-        Column("resent", lambda s: str(_field("total_retrans")(s)), _field("total_retrans")),
-        Column("age", _age, lambda s: getattr(age(_sock(s)), "seconds", 0.0)),
-        Column("policies", _policies),
-    )
-
-
-COLUMNS = _columns()
+COLUMNS: Sequence[Column] = (
+    text("connection", lambda s: _sock(s).name),
+    text("service", lambda s: s.connection.cgroup.rpartition("/")[2] or "/", from_width=100),
+    text("role", lambda s: s.connection.role),
+    text("policies", _policies),
+    text("state", lambda s: _sock(s).state, from_width=140),
+    text("cc", lambda s: _sock(s).congestion_control or "-"),
+    number("cwnd", _field("snd_cwnd")),
+    number("srtt", lambda s: _field("rtt")(s) or None, duration),
+    number("min rtt", lambda s: _sock(s).min_rtt_us, duration, from_width=130),
+    number("delivers", _field("delivery_rate"), rate, from_width=110),
+    number("paced at", _field("pacing_rate"), rate, from_width=150),
+    number("resent", _field("total_retrans")),
+    Column("age", _age, lambda s: getattr(age(_sock(s)), "seconds", 0.0), from_width=120),
+)
 """What is shown of a connection; a policy in parentheses holds it out."""
+
+POLICY_HEADS = ("policy", "priority", "sets", "because")
+OPTION_HEADS = ("option", "policy", "asked", "kernel has", "")
+
+
+def policy_row(judged: Judged, *, held_out_known: bool = True) -> tuple[str, ...]:
+    """What one policy makes of a connection, under :data:`POLICY_HEADS`."""
+    won = ",".join(f"{option}={catalogue()[option].spell(value)}" for option, value in judged.won.items())
+    because = judged.reason.value
+    if judged.holdout_ppm and judged.reason.matches and not held_out_known:
+        because += f"; {judged.holdout_ppm / 10_000:g}% are held out"
+    return (judged.policy, str(judged.priority), won or "-", because)
+
+
+def option_row(state: OptionState) -> tuple[str, ...]:
+    """An option that was won beside what the kernel has, under :data:`OPTION_HEADS`."""
+    shown = "-" if state.shown is None else str(state.shown)
+    return (state.option, state.policy, str(state.asked), shown, state.agreement.value)
+
+
+def how_found(seen: Seen) -> str:
+    """How the role of an open connection was found out."""
+    if seen.connection.role == "server":
+        return "its port is that of a listening socket"
+    return "no socket listens on its port"
+
+
+def facts(seen: Seen, how: str) -> dict[str, str]:
+    """An open connection in labelled sentences; ``how`` says where its role is from."""
+    data, sock = connection_data(seen), seen.connection.socket
+    info, mark = sock.info, f", mark {sock.mark:#x}" if sock.mark else ""
+    age = data["ageSeconds"]
+    found = {
+        "Connection": f"{sock.name}, {sock.state}",
+        "Service": f"{data['service']} ({data['cgroup']})",
+        "Role": f"{data['role']}: {how}",
+        "Namespace": data["namespace"],
+        "Established": "-"
+        if age is None
+        else f"{duration(age * 1e6)} ago{'' if data['ageIsExact'] else ', or longer'}",
+    }
+    if not info:
+        return found
+    resent = f"{info['total_retrans']} of {info['data_segs_out']} segments"
+    return found | {
+        "Path": f"srtt {duration(info['rtt'] or None)}, min {duration(sock.min_rtt_us)}, MSS {info['snd_mss']}",
+        "Sending": f"{sock.congestion_control}, window {info['snd_cwnd']} segments, "
+        f"paced at {rate(info['pacing_rate'])}/s, delivers {rate(info['delivery_rate'])}/s, resent {resent}{mark}",
+    }

@@ -9,10 +9,18 @@ from typing import Any, NamedTuple
 
 import click
 
-from pliant.agent.connections import Agreement, Judge, OptionState, Seen, find_connection
+from pliant.agent.connections import Agreement, Judge, OptionState, find_connection
 from pliant.agent.host import Host
 from pliant.cli import output as out
-from pliant.cli.connections import connection_data, duration, rate
+from pliant.cli.connections import (
+    OPTION_HEADS,
+    POLICY_HEADS,
+    connection_data,
+    facts,
+    how_found,
+    option_row,
+    policy_row,
+)
 from pliant.cli.context import open_host, output_option
 from pliant.errors import PliantError
 from pliant.features import catalogue
@@ -24,10 +32,6 @@ from pliant.policy.services import matching_cgroups
 
 ENDS = re.compile(r"(?P<local>\S+):(?P<local_port>\d+)\s*-\s*(?P<peer>\S+):(?P<remote_port>\d+)")
 LAST_PORT = 65535
-ROLE_FOUND = {
-    "server": "its port is that of a listening socket",
-    "client": "no socket listens on its port",
-}
 
 
 class Ends(NamedTuple):
@@ -119,73 +123,27 @@ def _found(host: Host, ends: Ends, role: str | None, namespaces: list[NetworkNam
     judging = Judge(host)
     seen = judging(find_connection(host, ends.local, ends.peer, namespaces, role))
     options = judging.options(seen)
-    how = "as --role says" if role else ROLE_FOUND[seen.connection.role]
+    how = "as --role says" if role else how_found(seen)
     if output != "table":
         found = connection_data(seen) | {"roleFound": how, "policies": [_data(j) for j in seen.judged]}
         out.data(found | {"options": [_option_data(state) for state in options]}, output)
         return
-    out.fields(_facts(seen, how))
+    out.fields(facts(seen, how))
     click.echo()
     _show_policies(list(seen.judged), held_out_known=True)
     if options:
         click.echo()
-        out.table(
-            ("option", "policy", "asked", "kernel has", ""),
-            [
-                (
-                    o.option,
-                    o.policy,
-                    str(o.asked),
-                    "-" if o.shown is None else str(o.shown),
-                    o.agreement.value,
-                )
-                for o in options
-            ],
-            nothing="",
-        )
-
-
-def _facts(seen: Seen, how: str) -> dict[str, str]:
-    data, sock = connection_data(seen), seen.connection.socket
-    info, mark = sock.info, f", mark {sock.mark:#x}" if sock.mark else ""
-    age = data["ageSeconds"]
-    facts = {
-        "Connection": f"{sock.name}, {sock.state}",
-        "Service": f"{data['service']} ({data['cgroup']})",
-        "Role": f"{data['role']}: {how}",
-        "Namespace": data["namespace"],
-        "Established": "-"
-        if age is None
-        else f"{duration(age * 1e6)} ago{'' if data['ageIsExact'] else ', or longer'}",
-    }
-    if not info:
-        return facts
-    resent = f"{info['total_retrans']} of {info['data_segs_out']} segments"
-    return facts | {
-        "Path": f"srtt {duration(info['rtt'] or None)}, min {duration(sock.min_rtt_us)}, MSS {info['snd_mss']}",
-        "Sending": f"{sock.congestion_control}, window {info['snd_cwnd']} segments, "
-        f"paced at {rate(info['pacing_rate'])}/s, delivers {rate(info['delivery_rate'])}/s, resent {resent}{mark}",
-    }
+        out.table(OPTION_HEADS, map(option_row, options), nothing="")
 
 
 def _show_policies(judged: list[Judged], *, held_out_known: bool) -> None:
     out.table(
-        ("policy", "priority", "sets", "because"),
-        [(j.policy, str(j.priority), _won(j) or "-", _because(j, held_out_known)) for j in judged],
+        POLICY_HEADS,
+        [policy_row(j, held_out_known=held_out_known) for j in judged],
         nothing="no policy is in force: the connection is left to the kernel",
     )
     if judged and not any(j.won for j in judged):
         click.echo("\nno policy sets anything: the connection is left to the kernel")
-
-
-def _won(judged: Judged) -> str:
-    return ",".join(f"{option}={catalogue()[option].spell(value)}" for option, value in judged.won.items())
-
-
-def _because(judged: Judged, held_out_known: bool) -> str:
-    if held_out_known or not judged.holdout_ppm or not judged.reason.matches:
-        return judged.reason.value
-    return f"{judged.reason.value}; {judged.holdout_ppm / 10_000:g}% are held out"
 
 
 def _data(judged: Judged) -> dict[str, Any]:

@@ -37,6 +37,7 @@ COMMANDS = {
     "rollback": ("pliant.cli.rollback:rollback", "Go back to an earlier generation."),
     "schema": ("pliant.cli.schema:schema", "Print the JSON Schema of policy files."),
     "status": ("pliant.cli.status:status", "Say how the agent of this host is doing."),
+    "top": ("pliant.cli.top:top", "Watch policies, services, connections and arms, live."),
 }
 
 INTERRUPTED = 130

@@ -19,11 +19,17 @@ def table(columns: Sequence[str], rows: Rows, *, nothing: str) -> None:
     if not lines:
         click.echo(nothing, err=True)
         return
-    heads = tuple(column.upper() for column in columns)
-    widths = [max(len(line[i]) for line in (heads, *lines)) for i in range(len(heads))]
-    click.echo(click.style(_line(heads, widths), bold=True))
-    for line in lines:
-        click.echo(_line(line, widths))
+    heads, *rest = aligned(columns, lines)
+    click.echo(click.style(heads, bold=True))
+    for line in rest:
+        click.echo(line)
+
+
+def aligned(columns: Sequence[str], rows: Rows) -> list[str]:
+    """Rows under upper-case headings, a line each, as wide as they need to be."""
+    lines = [tuple(column.upper() for column in columns), *(tuple(row) for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return [_line(line, widths) for line in lines]
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

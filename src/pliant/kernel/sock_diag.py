@@ -109,7 +109,8 @@ class Listing:
 
 
 def endpoint(address: str, port: int) -> str:
-    """An address and port on one line; IPv6 in brackets."""
+    """An address and port on one line: IPv6 in brackets, IPv4 as such even on an IPv6 socket (v4-mapped)."""
+    address = address.removeprefix("::ffff:") if "." in address else address
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 

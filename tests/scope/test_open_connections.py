@@ -152,7 +152,7 @@ def test_what_the_application_sets_itself_is_told_apart(
         [seen] = connections(host, judge)[0]
         states = {state.option: state for state in judge.options(seen)}
         assert states["dscp"].agreement is Agreement.SAME
-        assert states["pacing_rate"].agreement is Agreement.OTHER
+        assert states["pacing_rate"].agreement is Agreement.APPLICATION
         assert (states["pacing_rate"].asked, states["pacing_rate"].shown) == ("200Mbit", "8Mbit")
 
 
@@ -183,6 +183,28 @@ def test_connection_from_before_the_policy_is_told_so(
         judge = Judge(host)
         [state] = judge.options(judge(found()))
         assert (state.shown, state.agreement) == ("no limit", Agreement.OLDER)
+
+
+def test_application_may_have_changed_what_a_live_policy_has_set_on_an_older_connection(
+    pliant: Pliant,
+    pair: Pair,
+    server: TcpServer,
+    make_policy: MakePolicy,
+    open_all: OpenAll,
+    eventually: Eventually,
+) -> None:
+    with (
+        open_all(pair.client, "app.service", [("", 0, pair.server.address, server.port)]),
+        Host(pliant.places) as host,
+    ):
+        eventually(partial(has_connections, server, 1))
+        web = pair.service(pair.server, "web.service")
+        pliant.apply(make_policy("a", web, {"pacing_rate": "200Mbit", "dscp": "EF"}, apply_to="live"))
+        server.set_option(socket.SOL_SOCKET, SO_MAX_PACING_RATE, 1_000_000)
+        judge = Judge(host)
+        [seen] = connections(host, judge)[0]
+        states = {state.option: state.agreement for state in judge.options(seen)}
+        assert states == {"dscp": Agreement.SAME, "pacing_rate": Agreement.APPLICATION}
 
 
 def test_list_is_chosen_by_policy_and_by_service_and_bounded(

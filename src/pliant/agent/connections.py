@@ -12,6 +12,7 @@ from typing import Any
 from pliant.agent.host import Host
 from pliant.errors import PliantError
 from pliant.features import features
+from pliant.features.feature import Reach
 from pliant.kernel.cgroups import processes
 from pliant.kernel.namespaces import NetworkNamespace, network_namespaces
 from pliant.kernel.sock_diag import Address, OpenSocket, find_socket
@@ -30,6 +31,7 @@ class Agreement(Enum):
 
     SAME = "the kernel has it"
     OLDER = "differs: the connection is older than the policy"
+    APPLICATION = "differs: the application has set it"
     OTHER = "differs: the application has set it, or the connection is older than the policy"
     HIDDEN = "not visible: the kernel does not show it of an open connection"
 
@@ -69,6 +71,7 @@ class Judge:
         self._since = host.journal.in_force_since(self.generation)
         # Among equals the older policy wins, which for explain() is the last.
         self.policies = tuple(sorted(host.policies().values(), key=lambda p: -self._numbers[p.name]))
+        self._live = {policy.name: policy.is_live for policy in self.policies}
 
     def __call__(self, connection: OpenConnection) -> Seen:
         """Judge one connection."""
@@ -103,14 +106,17 @@ class Judge:
             return OptionState(name, policy, spelled, None, Agreement.HIDDEN)
         if type(shown) is type(asked) and feature.encode(shown) == feature.encode(asked):
             return OptionState(name, policy, spelled, spelled, Agreement.SAME)
-        agreement = Agreement.OLDER if self._is_older(sock, policy) else Agreement.OTHER
         word = isinstance(shown, str) and not isinstance(asked, str)
+        is_live = feature.reach is Reach.LIVE and self._live[policy]
+        agreement = Agreement.APPLICATION if is_live else self._since_when(sock, policy)
         return OptionState(name, policy, spelled, shown if word else feature.option.spell(shown), agreement)
 
-    def _is_older(self, sock: OpenSocket, policy: str) -> bool:
-        """Whether the connection was there before the policy was, for certain."""
+    def _since_when(self, sock: OpenSocket, policy: str) -> Agreement:
+        """Why a connection may differ from what a policy asks, by which of the two was there first."""
         known = age(sock)
-        return known is not None and sock.read_at - known.seconds < self._since[policy]
+        if known is not None and sock.read_at - known.seconds < self._since[policy]:
+            return Agreement.OLDER
+        return Agreement.APPLICATION if known is not None and known.is_exact else Agreement.OTHER
 
 
 def connections(

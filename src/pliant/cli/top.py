@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
+from pliant.agent.documents import policy_document, service_document
 from pliant.agent.places import Places
 from pliant.cli import output as out
 from pliant.cli.connections import connection_data, limit_option
 from pliant.cli.context import open_host
-from pliant.cli.get import policy_data
 from pliant.errors import PliantError
 from pliant.top.frame import ArmLine, Frame, PolicyLine, Watch
 from pliant.top.tables import TABLES, caveats, summary
@@ -91,14 +91,7 @@ def frame_data(frame: Frame) -> dict[str, Any]:
         "driftSteps": frame.drift,
         "policies": [_policy(line) for line in frame.policies],
         "services": [
-            {
-                "service": line.status.name,
-                "cgroup": line.status.cgroup,
-                "policies": list(line.status.policies),
-                "programs": list(line.status.programs),
-                "openConnections": line.connections,
-            }
-            for line in frame.services
+            service_document(line.status) | {"openConnections": line.connections} for line in frame.services
         ],
         "connections": [connection_data(seen) for seen in frame.connections],
         "connectionsInAll": frame.survey.total,
@@ -109,7 +102,7 @@ def frame_data(frame: Frame) -> dict[str, Any]:
 
 
 def _policy(line: PolicyLine) -> dict[str, Any]:
-    return policy_data(line.status) | {
+    return policy_document(line.status) | {
         "rates": {"treatedPerSecond": line.rates.treated, "heldOutPerSecond": line.rates.held_out},
         "openConnections": line.winning,
     }

@@ -119,3 +119,17 @@ def test_an_interrupted_benchmark_leaves_nothing_behind(tmp_path: Path) -> None:
     assert process.wait(30) != 0
     assert not [c.path for c in cgroups.walk(cgroups.find_root()) if f"pliant-lab-{process.pid}-" in c.path]
     assert not list(Path("/tmp").glob(f"pliant-lab-{process.pid}-*"))
+
+
+def test_effect_measures_how_often_statements_are_wrong() -> None:
+    found = measured(run_bench("effect", 1, scale=0.05))
+    ratios = {
+        "aa_first_false_alarm_ratio",
+        "aa_others_false_alarm_ratio",
+        "planted_missed_ratio",
+        "planted_seen_ratio",
+        "guard_false_alarm_ratio",
+    }
+    assert found.keys() == ratios | {"guard_harm_held_out_connections"}
+    assert all(0 <= found[metric] <= 1 for metric in ratios)
+    assert found["guard_harm_held_out_connections"] > 0

@@ -29,6 +29,7 @@ COMMANDS = {
     "describe": ("pliant.cli.describe:describe", "Show everything about one policy."),
     "diff": ("pliant.cli.diff:diff", "Show what apply would change."),
     "doctor": ("pliant.cli.doctor:doctor", "Check what this host can do, and whether all is well."),
+    "effect": ("pliant.cli.effect:effect", "Say what policies are worth: treated against held out."),
     "events": ("pliant.cli.events:events", "Show what happened on this host."),
     "explain": ("pliant.cli.explain:explain", "Say which policies a connection gets, and why."),
     "get": ("pliant.cli.get:get", "List policies, services, features or connections."),

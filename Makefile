@@ -8,7 +8,7 @@ PY := .venv/bin/python
 SOURCES := $(wildcard bpf/*.c bpf/include/pliant/*.h)
 PYTHON_DIRS := src tests hatch_build.py scripts
 
-.PHONY: help setup bpf demo test unit lint docs docs-check pictures bench test-kill wheel-check test-kernels clean
+.PHONY: help setup bpf demo test unit lint docs docs-check pictures bench test-kill effect-aa wheel-check test-kernels clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,11 @@ bench: setup bpf ## All benchmarks, ten runs each, saved under docs/results (qui
 
 test-kill: setup bpf ## The long campaign: kill -9 at 200 random points of apply and rollback
 	$(Q)$(PY) -m pytest -m long tests/agent $(ARGS)
+
+effect-aa: setup bpf ## The long campaign: is what effects are said to be true? Simulated and on the kernel
+	$(Q)PLIANT_REPETITIONS=1000 $(PY) -m pytest -s tests/observe/test_lift.py tests/agent/test_guard.py $(ARGS)
+	$(Q)PLIANT_REPETITIONS=200 $(PY) -m pytest -s tests/agent/test_effects.py $(ARGS)
+	$(Q)$(PY) -m pliant bench effect --save docs/results
 
 wheel-check: setup ## Build the wheel, install it where no clang is, and load every object from it
 	$(Q)scripts/wheel-check

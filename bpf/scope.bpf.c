@@ -68,13 +68,17 @@ struct {
 	__type(value, struct policy);
 } policies SEC(".maps");
 
-/*
- * What open connections were last brought in line with: a digest that user space writes after the iterators have run,
- * 0 while they do. So an interrupted change is seen.
- */
+/* What user space says of open connections. */
+enum tuned_entry {
+	TUNED_DIGEST, /* of what they were last brought in line with; 0 while that is done, so an interruption is seen
+		       */
+	TUNED_ADOPT, /* another build has tuned them: what policies for new connections have given them is taken over */
+	TUNED_ENTRIES,
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, TUNED_ENTRIES);
 	__type(key, __u32);
 	__type(value, __u64);
 } tuned SEC(".maps");
@@ -550,11 +554,13 @@ static __always_inline bool is_open(struct tcp_sock *tcp)
  */
 __noinline int inherit(struct verdict *verdict, const struct verdict *before)
 {
-	__u32 kept;
+	__u32 entry = TUNED_ADOPT, kept;
+	__u64 *adopt;
 
 	if (!verdict)
 		return 0;
-	verdict->won = verdict->live;
+	adopt = bpf_map_lookup_elem(&tuned, &entry);
+	verdict->won &= verdict->live | (adopt && *adopt ? kept_options : 0);
 	if (!before)
 		return 0;
 	kept = before->won & ~before->live & ~verdict->live;

@@ -17,6 +17,7 @@ from pliant.observe.tables import Table
 from pliant.plan.planner import Target
 from pliant.plan.steps import (
     Attach,
+    CarryCounters,
     Detach,
     ForgetProgram,
     LoadObject,
@@ -231,12 +232,20 @@ class FakeKernel:
 
     @act.register
     def _tune(self, step: TuneOpen) -> None:
-        _require(self.tuned == step.before and step.before != step.after, f"{step}: they are at {self.tuned}")
+        _require(
+            self.tuned == step.before and (step.adopt or step.before != step.after),
+            f"{step}: they are at {self.tuned}",
+        )
         self.tuned = step.after
 
     @act.register
     def _stand_by(self, step: RetuneOnUndo) -> None:
         _require(self.tuned == step.before, f"{step}: they are at {self.tuned}")
+
+    @act.register
+    def _carry(self, step: CarryCounters) -> None:
+        _require(step.layout in self.layouts, f"{step}: no such layout")
+        _require(not self.tables.get(RULES), f"{step}: this build counts already")
 
     @act.register
     def _retire(self, step: RetireLayout) -> None:

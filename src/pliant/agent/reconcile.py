@@ -108,6 +108,11 @@ class Reconciler:
         """The ids of the cgroups that scope is on, as last known."""
         return frozenset(hook.cgroup_id for hook in self._found.attachments) if self._found else frozenset()
 
+    @property
+    def measures(self) -> bool:
+        """Whether a policy in force is measured."""
+        return self._in_force is not None and any(policy.is_measured for policy in self._in_force.policies)
+
     def names(self) -> dict[int, str]:
         """The policies in force by their numbers."""
         numbering = self._in_force.numbering.numbers if self._in_force else {}

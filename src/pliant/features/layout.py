@@ -17,6 +17,7 @@ from pliant.errors import PliantError
 from pliant.features import features
 from pliant.kernel.btf import Btf
 from pliant.kernel.codec import Codec
+from pliant.kernel.codec import Layout as MemberLayout
 from pliant.policy.desired import SCOPE
 
 MAX_OPTIONS = 32  # MAX_OPTIONS in scope.h
@@ -39,6 +40,10 @@ class Layout:
     builds: Mapping[str, str]
     scope: Mapping[str, Codec]
     settings: Mapping[str, Codec]
+
+    def map_layouts(self, name: str) -> Mapping[str, tuple[MemberLayout | None, MemberLayout | None]]:
+        """The layouts of key and value of every map that an object declares."""
+        return Btf.from_elf(self.objects[name]).map_layouts()
 
     def mask(self, options: Iterable[str]) -> int:
         """A bit for the slot of each option."""
@@ -73,9 +78,7 @@ def shipped_layout() -> Layout:
     described = {
         "slots": slots,
         "callbacks": {name: sorted(feature.callbacks) for name, feature in features().items()},
-        "layouts": {
-            name: [str(field) for field in codec.fields] for name, codec in (scope | settings).items()
-        },
+        "maps": {name: _maps(path) for name, path in objects.items()},
     }
     return Layout(
         digest=_digest(json.dumps(described, sort_keys=True).encode()),
@@ -85,6 +88,10 @@ def shipped_layout() -> Layout:
         scope=MappingProxyType(scope),
         settings=MappingProxyType(settings),
     )
+
+
+def _maps(path: Path) -> dict[str, str]:
+    return {name: repr(layouts) for name, layouts in Btf.from_elf(path).map_layouts().items()}
 
 
 def _object_path(name: str) -> Path:

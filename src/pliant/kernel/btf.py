@@ -179,6 +179,27 @@ class Btf:
         named = self.type(number)
         return Codec(named.name or self._resolve(number).name, self._layout(number))
 
+    def layout(self, number: int) -> Layout:
+        """Return how a type lies in memory, by its id; raise :class:`KernelError` for what has no plain layout."""
+        return self._layout(number)
+
+    def map_layouts(self) -> dict[str, tuple[Layout | None, Layout | None]]:
+        """The layouts of key and value of every map that an object declares; None for one declared by size."""
+        section = self.find(".maps", Kind.DATASEC)
+        rows = (
+            struct.unpack_from("=I", self._data, section.tail + i * 12)[0] for i in range(section.members)
+        )
+        found = {}
+        for number in rows:
+            variable = self.type(number)
+            layouts = {
+                field: self._layout(self._resolve(declared).size)  # declared as a pointer to the type
+                for field, declared, _, _ in self._members(self._resolve(variable.size))
+                if field in ("key", "value")
+            }
+            found[variable.name] = (layouts.get("key"), layouts.get("value"))
+        return found
+
     def map_codecs(self, name: str) -> tuple[Codec | None, Codec | None]:
         """Return the codecs of key and value of a map as declared; None for one declared by size."""
         variable = self.find(name, Kind.VAR)

@@ -12,7 +12,7 @@ from itertools import islice
 
 from pliant.kernel import map_batch
 from pliant.kernel.btf import Btf
-from pliant.kernel.codec import Codec
+from pliant.kernel.codec import Codec, Layout
 from pliant.kernel.cpus import possible_cpus
 from pliant.kernel.descriptor import Descriptor
 from pliant.kernel.errors import KernelError, NotSupported, kernel_error
@@ -92,6 +92,15 @@ class Map(Descriptor):
     def value_codec(self) -> Codec | None:
         """How a value (one CPU's, in a per-CPU map) is laid out; None for an untyped map."""
         return self._codec(self._value_type)
+
+    @property
+    def value_layout(self) -> Layout | None:
+        """The layout of a value; None for a map made without type information."""
+        return (
+            Btf.from_kernel_id(self.btf_id).layout(self._value_type)
+            if self.btf_id and self._value_type
+            else None
+        )
 
     def _codec(self, type_id: int) -> Codec | None:
         return Btf.from_kernel_id(self.btf_id).codec(type_id) if self.btf_id and type_id else None

@@ -20,6 +20,7 @@ TABLES_OF_SCOPE = ("effects", "policies", "rules", "services")
 TABLES_OF_FEATURE = ("settings",)
 FEATURES = Table(SCOPE, "features")
 """The programs that scope calls, by option slot."""
+POLICIES, EFFECTS = Table(SCOPE, "policies"), Table(SCOPE, "effects")
 TUNED = Table(SCOPE, "tuned")
 """What open connections were last brought in line with."""
 POLICY_CONSTANT_BYTES = 16  # struct policy up to its counters, which the kernel side writes

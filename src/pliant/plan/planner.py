@@ -11,6 +11,7 @@ from pliant.observe.state import HostState
 from pliant.observe.tables import Table, Tables
 from pliant.plan.steps import (
     Attach,
+    CarryCounters,
     Detach,
     ForgetProgram,
     LoadObject,
@@ -56,18 +57,18 @@ def plan(found: HostState, target: Target, cgroups: Mapping[int, str] | None = N
     found = _usable(found)
     lost = _lost(found, names)
     wanted = {_hook(attachment) for attachment in target.attachments}
-    open_differ = found.tuned != target.tuned
     return (
         *_detaches(lost, names, "there is nothing left for it to run on, or nothing left to run", lost=True),
         *_cleared(found),
         *_loads(found, target),
         *_writes(found, target, VALUES),
+        *_carries(found, target),
         *_detaches(found.stale - lost, names, "its link runs another program"),
-        *((RetuneOnUndo("what they depend on is about to change", found.tuned, target.tuned),) * open_differ),
+        *_stand_by(found, target),
         *_attaches(a for a in target.attachments if _hook(a) not in found.attachments),
         *_writes(found, target, RULES),
         *_deletes(found, target, RULES),
-        *((TuneOpen(_why_tuned(target), found.tuned, target.tuned),) * open_differ),
+        *_tunes(found, target),
         *_detaches(found.attachments - wanted, names, "no policy asks for it there any more"),
         *_deletes(found, target, VALUES),
         *_unloads(found, target),
@@ -95,12 +96,25 @@ def _hook(attachment: Attachment) -> Hook:
     return Hook(attachment.program, attachment.cgroup_id)
 
 
-def _why_tuned(target: Target) -> str:
-    return (
-        "policies are for connections that are open already"
-        if target.tuned
-        else "no policy is for them any more"
-    )
+def _carries(found: HostState, target: Target) -> Iterator[Step]:
+    """Only into tables that are new: what this build has counted itself, after an interruption, is not overwritten."""
+    if target.builds and SCOPE not in found.builds:
+        for layout in found.other_layouts:
+            yield CarryCounters("counters go on through an upgrade", layout)
+
+
+def _stand_by(found: HostState, target: Target) -> Iterator[Step]:
+    """Where another build takes over nothing is to be tuned back: it has them as this one should."""
+    if found.tuned != target.tuned and not found.other_layouts:
+        yield RetuneOnUndo("what they depend on is about to change", found.tuned, target.tuned)
+
+
+def _tunes(found: HostState, target: Target) -> Iterator[Step]:
+    if found.other_layouts and target.builds:
+        yield TuneOpen("this build takes over", found.tuned, target.tuned, adopt=True)
+    elif found.tuned != target.tuned:
+        why = "policies are for connections that are open already"
+        yield TuneOpen(why if target.tuned else "no policy is for them any more", found.tuned, target.tuned)
 
 
 def _lost(found: HostState, cgroups: Mapping[int, str]) -> frozenset[Hook]:

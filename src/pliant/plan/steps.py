@@ -198,15 +198,19 @@ class Detach(Step):
 class TuneOpen(Step):
     """Bring open connections in line with the tables: give them what policies for them say, or back what they had.
 
-    ``before`` and ``after`` tell what they were and are in line with; see ``tuned`` in scope.bpf.c.
+    ``before`` and ``after`` tell what they were and are in line with; see ``tuned`` in scope.bpf.c. ``adopt`` says that
+    another build has tuned them: what policies for new connections have given them is taken over.
     """
 
     before: int
     after: int
+    adopt: bool = False
 
     @property
     def sentence(self) -> str:
         """See :class:`Step`."""
+        if self.adopt:
+            return "take open connections over from the other build"
         return "tune open connections" if self.after else "give open connections back what they had"
 
     def undo(self) -> None:
@@ -229,6 +233,25 @@ class RetuneOnUndo(Step):
     def undo(self) -> Step:
         """Bring them in line with the tables as they were."""
         return TuneOpen(_taking_back(self), self.after, self.before)
+
+
+@dataclass(frozen=True, slots=True)
+class CarryCounters(Step):
+    """Go on counting from where another build of Pliant is, under its own layout.
+
+    Comes before any rule of this build; what the other one counts after that is not carried over, some milliseconds.
+    """
+
+    layout: str
+
+    @property
+    def sentence(self) -> str:
+        """See :class:`Step`."""
+        return f"carry over what another build has counted (layout {self.layout})"
+
+    def undo(self) -> None:
+        """None: the counters go with the entries they are in."""
+        return
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,18 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 from pliant.agent.actuator.ground import Ground, Steps, Taken
 from pliant.kernel.errors import KernelError
 from pliant.kernel.links import Link
+from pliant.kernel.maps import Map
 from pliant.kernel.pins import PinDirectory
 from pliant.observe.pin_tree import PinTree
-from pliant.plan.steps import RetireLayout
+from pliant.observe.reader import EFFECTS, POLICIES
+from pliant.plan.steps import CarryCounters, RetireLayout
+
+ARMS = ("treated", "held_out")  # counters in struct policy
 
 
 class Layouts:
@@ -21,7 +26,25 @@ class Layouts:
 
     def steps(self) -> Steps:
         """The steps it takes."""
-        return {RetireLayout: Taken(self._retire, self._retire_done)}
+        return {
+            CarryCounters: Taken(self._carry, _nothing),
+            RetireLayout: Taken(self._retire, self._retire_done),
+        }
+
+    def _carry(self, step: CarryCounters) -> None:
+        """Fields are told by their names, for the other build may have them elsewhere."""
+        theirs, ours = PinTree(self._ground.pins.root, step.layout), self._ground.pins
+        for table in (POLICIES, EFFECTS):
+            with contextlib.ExitStack() as stack:
+                try:
+                    old = stack.enter_context(Map.pinned(theirs.map(table)))
+                except KernelError:
+                    continue  # that build has no such thing, or is gone half
+                new = stack.enter_context(Map.pinned(ours.map(table)))
+                if table == POLICIES:
+                    _carry_fields(old, new, ARMS)
+                elif old.value_layout == new.value_layout:
+                    _carry_values(old, new)
 
     def _retire(self, step: RetireLayout) -> None:
         other = PinTree(self._ground.pins.root, step.layout)
@@ -33,3 +56,27 @@ class Layouts:
     def _retire_done(self, step: RetireLayout) -> None:
         if PinTree(self._ground.pins.root, step.layout).directory.exists():
             raise KernelError(f"pins of the layout {step.layout} are still there")
+
+
+def _carry_fields(old: Map, new: Map, names: Sequence[str]) -> None:
+    codecs = old.value_codec, new.value_codec
+    if codecs[0] is None or codecs[1] is None:
+        return
+    for key, value in list(new.items()):
+        before = old.get(key)
+        if before is None:
+            continue
+        found = codecs[0].unpack(before)
+        carried = codecs[1].unpack(value) | {name: found[name] for name in names if name in found}
+        new.put(key, codecs[1].pack(carried))
+
+
+def _carry_values(old: Map, new: Map) -> None:
+    for key in list(new.keys()):
+        before = old.get(key)
+        if before is not None:
+            new.put(key, before)
+
+
+def _nothing(step: CarryCounters) -> None:
+    """The counters move on at once: there is nothing that they could be held against."""

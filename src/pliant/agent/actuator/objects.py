@@ -16,7 +16,7 @@ from pliant.kernel.maps import Map
 from pliant.kernel.objects import LoadedObject, load
 from pliant.kernel.pins import PinDirectory
 from pliant.kernel.programs import Program
-from pliant.observe.pin_tree import PARTS, PROGRAM_PIN, Hook
+from pliant.observe.pin_tree import PARTS, PROGRAM_PIN, Hook, PinTree
 from pliant.observe.reader import FEATURES, hooked_program
 from pliant.observe.tables import Table
 from pliant.plan.steps import ForgetProgram, LoadObject, ReplaceProgram, RestoreProgram, UnloadObject
@@ -24,6 +24,8 @@ from pliant.policy.desired import SCOPE
 
 LONG_NS = 30 * 10**9
 """From what age on a connection is sampled while it is open; see effect.h."""
+KEPT_WITH_SOCKETS = frozenset({"connecting", "measured", "previous"})
+"""Maps of socket storage whose contents do not depend on the slots of options."""
 SHARED_MAPS = ("accepted", "features", "verdicts")  # scope's, used by every feature
 
 
@@ -48,12 +50,27 @@ class Objects:
         if pins.program(name, step.build).exists():
             return  # it was to be unloaded, and was not
         PinDirectory(pins.object(name)).remove_tree()
-        with self._loaded(name, reuse={}) as loaded:
+        with contextlib.ExitStack() as stack:
+            loaded = stack.enter_context(self._loaded(name, reuse=self._kept_with_sockets(name, stack)))
             pins.object(name).mkdir(parents=True, exist_ok=True)
             for map_name, held in loaded.maps.items():
                 if not map_name.startswith(".") and (name == SCOPE or map_name not in SHARED_MAPS):
                     held.pin(pins.object(name) / map_name)
             self._pin(loaded, name, step.build)
+
+    def _kept_with_sockets(self, name: str, stack: contextlib.ExitStack) -> dict[str, Map]:
+        """What another build keeps with open sockets, where this one has the same layout for it: it is gone on with."""
+        found: dict[str, Map] = {}
+        declared = self._ground.layout.map_layouts(name)
+        for layout in self._ground.pins.other_layouts():
+            other = PinTree(self._ground.pins.root, layout)
+            for map_name in KEPT_WITH_SOCKETS & declared.keys():
+                pin = other.map(Table(name, map_name))
+                if map_name not in found and pin.exists():
+                    held = stack.enter_context(Map.pinned(pin))
+                    if held.value_layout == declared[map_name][1]:
+                        found[map_name] = held
+        return found
 
     def _pin(self, loaded: LoadedObject, name: str, build: str) -> None:
         """Pin the programs of a build, the one that says that the build is complete last."""

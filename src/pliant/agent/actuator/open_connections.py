@@ -14,6 +14,8 @@ from pliant.observe.reader import TUNED
 from pliant.plan.steps import RetuneOnUndo, TuneOpen
 from pliant.policy.desired import SCOPE
 
+DIGEST, ADOPT = (number.to_bytes(4, sys.byteorder) for number in (0, 1))  # enum tuned_entry in scope.bpf.c
+
 
 class OpenConnections:
     """Runs scope's iterator, which judges every open socket anew, then those of the features, which act on it."""
@@ -29,18 +31,19 @@ class OpenConnections:
         }
 
     def _tune(self, step: TuneOpen) -> None:
-        self._mark(0)
+        self._mark(0, adopt=step.adopt)
         run_in_namespaces(self._iterators())
         self._mark(step.after)
 
     def _tune_done(self, step: TuneOpen) -> None:
         with Map.pinned(self._ground.pins.map(TUNED)) as held:
-            if held.get(bytes(4)) != step.after.to_bytes(8, sys.byteorder):
+            if held.get(DIGEST) != step.after.to_bytes(8, sys.byteorder):
                 raise KernelError("open connections were not all gone through")
 
-    def _mark(self, digest: int) -> None:
+    def _mark(self, digest: int, *, adopt: bool = False) -> None:
         with Map.pinned(self._ground.pins.map(TUNED)) as held:
-            held.put(bytes(4), digest.to_bytes(8, sys.byteorder))
+            held.put(DIGEST, digest.to_bytes(8, sys.byteorder))
+            held.put(ADOPT, adopt.to_bytes(8, sys.byteorder))
 
     def _iterators(self) -> list[Path]:
         """The pins of the iterators, scope's first; where a program is being replaced, the newer one."""

@@ -37,6 +37,7 @@ from pliant.store.events import Event
 from pliant.store.journal import Journal
 
 AT_MOST_EVERY_S = 0.02
+SAMPLE_EVERY_S = 10.0  # connections that stay open
 """Between two looks: what comes meanwhile is settled in one, and others get at the lock."""
 BUSY_RETRY_S = 0.25  # its release is noticed; this is for a lock held by something else
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 60.0
@@ -112,6 +113,7 @@ class Agent:
         self.loop.watch(self.state_watch, self._state_changed)
         self.loop.watch(self.services, self._services_changed)
         self.every(self.settings.check_every_s, self._check)
+        self.every(SAMPLE_EVERY_S, self._sample)
 
     def _begin(self) -> None:
         generation = self.journal.current()
@@ -193,6 +195,10 @@ class Agent:
             self.request(Cause.SERVICES)
             return  # the look at the kernel is the next one's
         self.request(Cause.CHECK)
+
+    def _sample(self) -> None:
+        if self.reconciler.measures:
+            self.host.sample_long_connections()
 
     def _reload(self) -> None:
         notify("RELOADING=1")

@@ -19,13 +19,15 @@ from pathlib import Path
 from pliant.errors import PliantError
 from pliant.plan.steps import Step
 from pliant.policy.numbering import Numbered, Numbering
+from pliant.policy.switches import Switches
 from pliant.store.adjustments import Adjustments
 from pliant.store.audit import Head
 from pliant.store.events import Events
 from pliant.store.generations import NOTHING_YET, Generation, State, StepRecord, StoredPolicy
+from pliant.store.switch_table import SwitchTable
 
 SCHEMA_VERSION = 1
-ADDITIONS = ("events.sql",)
+ADDITIONS = ("events.sql", "switches.sql")
 """Tables that came later: made where they are missing, in a journal of the same version. Older builds ignore them."""
 
 BUSY_TIMEOUT_S = 5.0
@@ -185,6 +187,10 @@ class Journal:
         )
         return {row[0]: StoredPolicy(*row) for row in rows}
 
+    def switches(self, generation: int) -> Switches:
+        """What was switched off in a generation."""
+        return SwitchTable(self._db).at(generation)
+
     def since(self, name: str) -> Generation:
         """The generation that brought a policy into force as it is now. Raises KeyError when it is not in force."""
         row = self._db.execute(
@@ -238,8 +244,12 @@ class Journal:
         policies: Mapping[str, StoredPolicy],
         next_number: int,
         steps: int,
+        switches: Switches | None = None,
     ) -> GenerationJournal:
-        """Open a generation with the policies it is to bring into force, in one transaction."""
+        """Open a generation with the policies it is to bring into force, in one transaction.
+
+        ``switches`` is what is off from then on; as before when none are given.
+        """
         parent = self.current()
         before = self.policies(parent)
         with self._transaction() as db:
@@ -256,6 +266,8 @@ class Journal:
                 "INSERT INTO policies (name, since, until, number, digest, document) VALUES (?, ?, NULL, ?, ?, ?)",
                 [(p.name, number, p.number, p.digest, p.document) for p in _changed(policies, before)],
             )
+            if switches is not None:
+                SwitchTable(db).put(number, self.switches(parent), switches)
             self.reserve_numbers(next_number)
         return GenerationJournal(self, number)
 
@@ -276,10 +288,11 @@ class Journal:
             self._db.execute("PRAGMA synchronous = NORMAL")
 
     def abandon(self, number: int) -> None:
-        """The generation was taken back: its policies go, those it had ended are in force again."""
+        """The generation was taken back: its policies and switches go, those it had ended are in force again."""
         with self._transaction() as db:
             db.execute("DELETE FROM policies WHERE since = ?", (number,))
             db.execute("UPDATE policies SET until = NULL WHERE until = ?", (number,))
+            SwitchTable(db).abandon(number)
             self._end(number, State.UNDONE)
 
     def _end(self, number: int, state: State) -> None:

@@ -91,6 +91,7 @@ def describe(change: Change, journal: Journal, actor: str) -> dict[str, Any]:
             for name, fate in change.fates.items()
             if fate is not Fate.UNCHANGED
         ],
+        "switched": [{"what": str(what), "result": fate.value} for what, fate in change.switched],
         "plan": [step.sentence for step in change.plan],
     }
 

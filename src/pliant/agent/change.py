@@ -10,6 +10,7 @@ from enum import Enum
 from pliant.plan.steps import Step
 from pliant.policy.compile import Compiled
 from pliant.policy.model import Policy
+from pliant.policy.switches import ALL_ON, Switched, Switches
 from pliant.store.generations import StoredPolicy
 
 
@@ -20,13 +21,16 @@ class Fate(Enum):
     CONFIGURED = "configured"
     UNCHANGED = "unchanged"
     DELETED = "deleted"
+    OFF = "off"
+    ON = "on"
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
     """What would be done and why: the policies before and after, what they compile to, and the plan.
 
-    ``waiting`` names policies without a service on this host at present.
+    ``waiting`` names policies without a service on this host at present; ``off_before`` and ``off_after`` say what is
+    switched off.
     """
 
     verb: str
@@ -35,6 +39,8 @@ class Change:
     after: Mapping[str, StoredPolicy]
     compiled: Compiled
     plan: tuple[Step, ...]
+    off_before: Switches = ALL_ON
+    off_after: Switches = ALL_ON
 
     @property
     def waiting(self) -> tuple[str, ...]:
@@ -51,12 +57,26 @@ class Change:
             return Fate.CREATED
         if name not in self.after:
             return Fate.DELETED
-        return Fate.UNCHANGED if self.before[name] == self.after[name] else Fate.CONFIGURED
+        if self.before[name] != self.after[name]:
+            return Fate.CONFIGURED
+        was_off, is_off = self.off_before.of_policy(name), self.off_after.of_policy(name)
+        if bool(was_off) == bool(is_off):
+            return Fate.UNCHANGED
+        return Fate.OFF if is_off else Fate.ON
+
+    @property
+    def switched(self) -> tuple[tuple[Switched, Fate], ...]:
+        """What is switched, and which way."""
+        before = {switch.what for switch in self.off_before.off}
+        after = {switch.what for switch in self.off_after.off}
+        both = sorted(before ^ after, key=lambda what: (what.kind.value, what.name))
+        return tuple((what, Fate.OFF if what in after else Fate.ON) for what in both)
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to do, neither to the policies nor to the host."""
-        return not self.plan and self.before == self.after
+        """Whether there is nothing to do, neither to the policies and switches nor to the host."""
+        same = self.before == self.after and self.off_before == self.off_after
+        return same and not self.plan
 
 
 @dataclass(frozen=True, slots=True)

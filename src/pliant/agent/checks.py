@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pliant.agent.actuator.attachments import attach_type
@@ -21,6 +21,7 @@ from pliant.kernel.pins import PinDirectory
 from pliant.plan.steps import Attach, Step
 from pliant.policy.model import Policy
 from pliant.policy.services import matching_cgroups
+from pliant.policy.switches import Kind, Switched, Switches
 
 
 def check_host(places: Places) -> None:
@@ -83,6 +84,37 @@ def check_services(policies: Iterable[Policy], cgroups: Mapping[str, int]) -> No
         "\n".join(f"policy '{wanted[service]}': no service '{service}' on this host" for service in missing),
         remedy=f"{hint}'pliant get services' lists what there is; --allow-waiting keeps the policy until it appears",
     )
+
+
+def check_switched_off(
+    things: Iterable[Switched], off: Switches, stored: Collection[str], cgroups: Iterable[str]
+) -> None:
+    """Raise when something to be switched off is not there: a slip of the pen would leave on what was meant."""
+    known = list(cgroups)
+    for what in things:
+        if off.get(what):
+            continue
+        if what.kind is Kind.POLICY and what.name not in stored:
+            near = difflib.get_close_matches(what.name, stored, n=1)
+            hint = f"did you mean '{near[0]}'? " if near else ""
+            raise PliantError(
+                f"there is no policy '{what.name}'", remedy=f"{hint}'pliant get' lists those there are"
+            )
+        if what.kind is Kind.SERVICE and not matching_cgroups({what.name}, known):
+            near = difflib.get_close_matches(what.name, {path.rpartition("/")[2] for path in known}, n=1)
+            hint = f"did you mean '{near[0]}'? " if near else ""
+            raise PliantError(
+                f"no service '{what.name}' on this host",
+                remedy=f"{hint}'pliant get services' lists what there is; a policy can be switched off without it",
+            )
+
+
+def check_switched_on(things: Iterable[Switched], off: Switches) -> None:
+    """Raise when a policy or a service to be switched on is not off."""
+    for what in things:
+        if what.kind is not Kind.HOST and not off.get(what):
+            others = ", ".join(str(switch.what) for switch in off.off) or "nothing"
+            raise PliantError(f"{what} is not off", remedy=f"off on this host: {others}")
 
 
 def check_hooks(plan: Sequence[Step], cgroup_root: Path) -> None:

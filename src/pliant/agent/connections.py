@@ -68,6 +68,7 @@ class Judge:
         stored = host.journal.policies(self.generation)
         self._numbers = {name: policy.number for name, policy in stored.items()}
         self._key = host.journal.holdout_key
+        self.off = host.switches()
         self._since = host.journal.in_force_since(self.generation)
         # Among equals the older policy wins, which for explain() is the last.
         self.policies = tuple(sorted(host.policies().values(), key=lambda p: -self._numbers[p.name]))
@@ -79,7 +80,7 @@ class Judge:
         ends = Connection(
             connection.cgroup, connection.role, sock.local_port, ip_address(sock.remote), sock.remote_port
         )
-        return Seen(connection, tuple(explain(self.policies, ends, self.held_out(ends))))
+        return Seen(connection, tuple(explain(self.policies, ends, self.held_out(ends), self.off)))
 
     def held_out(self, ends: Connection) -> frozenset[str]:
         """The policies that hold a connection out, whether they match it or not."""

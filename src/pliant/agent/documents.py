@@ -19,6 +19,7 @@ def policy_document(status: PolicyStatus) -> dict[str, Any]:
             "treated": arms.treated,
             "heldOut": arms.held_out,
         }
+        | ({"off": status.off.as_data()} if status.off else {})
     }
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -12,6 +13,7 @@ from pliant.errors import PliantError
 from pliant.features.layout import shipped_layout
 from pliant.kernel.pins import PinDirectory
 from pliant.kernel.probes import State, probe_all
+from pliant.policy.switches import Kind
 
 REQUIRED = frozenset(
     {
@@ -106,6 +108,7 @@ def _agreement(host: Host) -> Iterator[Finding]:
                 f"the next command that changes this host settles it to generation {host.settled_to(interrupted)}",
             )
             return
+        yield from _switches(host)
         drift = host.drift()
         conflicts = host.compile().conflicts
     except PliantError:
@@ -127,3 +130,18 @@ def _agreement(host: Host) -> Iterator[Finding]:
         )
     else:
         yield Finding("agreement", Level.OK, "the kernel is as the journal says")
+
+
+def _switches(host: Host) -> Iterator[Finding]:
+    """What somebody has switched off: nobody should have to wonder why nothing happens."""
+    stored = host.journal.policies(host.journal.current())
+    for switch in host.switches().off:
+        what = switch.what
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(switch.at))
+        sentence = f"{what} is off since {since}, by {switch.actor or '?'}"
+        if switch.reason:
+            sentence += f", because {switch.reason}"
+        if what.kind is Kind.POLICY and what.name not in stored:
+            sentence += "; there is no such policy now, and one that comes would be off"
+        option = "" if what.kind is Kind.HOST else f" --{what.kind.value} {what.name}"
+        yield Finding("off", Level.DEGRADED, sentence, f"'pliant on{option}' puts it in force again")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +15,17 @@ from typing import Self
 from pliant.agent.actuator import Ground, KernelActuator
 from pliant.agent.audit_trail import AuditTrail
 from pliant.agent.change import Applied, Change, Policies
-from pliant.agent.checks import check_hooks, check_host, check_reach, check_services, check_values
+from pliant.agent.checks import (
+    check_hooks,
+    check_host,
+    check_reach,
+    check_services,
+    check_switched_off,
+    check_switched_on,
+    check_values,
+)
 from pliant.agent.lock import host_lock
+from pliant.agent.off_mark import clear_mark, with_mark
 from pliant.agent.origin import Origin
 from pliant.agent.places import Places
 from pliant.errors import PliantError
@@ -36,6 +46,7 @@ from pliant.policy.desired import SCOPE, DesiredState
 from pliant.policy.documents import policy_from_document
 from pliant.policy.model import Policy
 from pliant.policy.numbering import Numbering
+from pliant.policy.switches import Switch, Switches, named
 from pliant.store.generations import NOTHING_YET, Generation, State, StoredPolicy
 from pliant.store.journal import GenerationJournal, Journal
 
@@ -111,13 +122,26 @@ class Host:
         """The policies of a generation by name; of the one in force when none is given."""
         return _parsed(self.journal.policies(self.journal.current() if generation is None else generation))
 
+    def names(self) -> list[str]:
+        """The names of the policies in force, also of such that this build cannot read."""
+        return list(self.journal.policies(self.journal.current()))
+
     def compile(self, policies: Policies | None = None) -> Compiled:
         """What policies compile to on this host now; those in force when none are given."""
         chosen = self.policies() if policies is None else policies
         numbering = self.journal.numbering(self.journal.current())
         return compile_policies(
-            list(chosen.values()), self.cgroups(), numbering, strict=False, hooked=hooked()
+            list(chosen.values()),
+            self.cgroups(),
+            numbering,
+            strict=False,
+            hooked=hooked(),
+            off=self.switches(),
         )
+
+    def switches(self) -> Switches:
+        """What is switched off, in the journal or, where that could not be written, beside it."""
+        return with_mark(self.journal.switches(self.journal.current()), self.places.state)
 
     def drift(self) -> tuple[Step, ...]:
         """The steps that would make the kernel what the journal says; empty when it is."""
@@ -127,8 +151,7 @@ class Host:
 
     def change_to_repair(self, *, reason: str = "") -> Change:
         """The change that makes the kernel what the policies in force ask for, and changes no policy."""
-        before = self.journal.policies(self.journal.current())
-        return self._change("repair", reason, before, _parsed(before), self.cgroups())
+        return self._switched("repair", reason, self.switches())
 
     def change_to_apply(
         self,
@@ -162,6 +185,43 @@ class Host:
         kept = {name: policy for name, policy in before.items() if name not in names}
         return self._change("delete", reason, before, _parsed(kept), self.cgroups())
 
+    def change_to_off(
+        self, names: Sequence[str] = (), services: Sequence[str] = (), *, reason: str = "", actor: str
+    ) -> Change:
+        """The change that switches policies or services off; everything of ours when none are given.
+
+        Policies that are off need not even be readable: switching everything off always can be worked out.
+        """
+        off = self.switches()
+        things = named(names, services)
+        check_switched_off(things, off, self.journal.policies(self.journal.current()), self.cgroups())
+        now = time.time()
+        switches = (Switch(what, reason, actor, now) for what in things)
+        return self._switched("off", reason, off.turned_off(switches))
+
+    def change_to_on(
+        self, names: Sequence[str] = (), services: Sequence[str] = (), *, reason: str = ""
+    ) -> Change:
+        """The change that undoes :meth:`change_to_off` of the same things, with the policies as they are by now."""
+        off = self.switches()
+        things = named(names, services)
+        check_switched_on(things, off)
+        return self._switched("on", reason, off.turned_on(things))
+
+    def _switched(self, verb: str, reason: str, off: Switches) -> Change:
+        """The change to the policies as they are, with some of them off: those are not looked at."""
+        current = self.journal.current()
+        before = self.journal.policies(current)
+        on = _parsed({name: policy for name, policy in before.items() if not off.of_policy(name)})
+        known = self.cgroups()
+        numbering = self.journal.numbering(current)
+        compiled = compile_policies(
+            list(on.values()), known, numbering, strict=False, hooked=hooked(), off=off
+        )
+        stored = {**before, **_stored(on, compiled.numbering, before)}
+        steps = self.plan_towards(compiled.desired, known)
+        return Change(verb, reason, before, stored, compiled, steps, self.switches(), off)
+
     def change_to_rollback(self, generation: int | None = None, *, reason: str = "") -> Change:
         """The change that brings back the policies of a generation; of the one before when none is given."""
         current = self.journal.current()
@@ -191,10 +251,13 @@ class Host:
         strict: bool = False,
     ) -> Change:
         numbering = self.journal.numbering(self.journal.current())
-        compiled = compile_policies(list(after.values()), known, numbering, strict=strict, hooked=hooked())
+        off = self.switches()
+        compiled = compile_policies(
+            list(after.values()), known, numbering, strict=strict, hooked=hooked(), off=off
+        )
         stored = _stored(after, compiled.numbering, before)
         steps = self.plan_towards(compiled.desired, known)
-        return Change(verb, reason, before, stored, compiled, steps)
+        return Change(verb, reason, before, stored, compiled, steps, off, off)
 
     def plan_towards(
         self, desired: DesiredState, known: Mapping[str, int], found: HostState | None = None
@@ -213,13 +276,17 @@ class Host:
     # -- changing
 
     @contextlib.contextmanager
-    def exclusively(self) -> Iterator[None]:
-        """Hold the host's lock, with the journal open for writing and an interrupted change settled."""
+    def exclusively(self, *, to_switch_off: bool = False) -> Iterator[None]:
+        """Hold the host's lock, with the journal open for writing and an interrupted change settled.
+
+        For whoever will switch everything off it is settled in the journal alone: whatever it left in the kernel is
+        about to go.
+        """
         check_host(self.places)
         with host_lock(self.places.state, self.lock_timeout_s, agent=self.agent):
             self.close()
             self._journal = Journal(self.places.state)
-            self._settle()
+            self._settle(in_kernel=not to_switch_off)
             AuditTrail(self._journal, self.places.state).settle(Origin.of_this_process())
             yield
 
@@ -248,7 +315,13 @@ class Host:
         journal = self.journal
         next_number = change.compiled.numbering.next_number
         generation = journal.start(
-            change.verb, change.reason, actor, change.after, next_number, len(change.plan)
+            change.verb,
+            change.reason,
+            actor,
+            change.after,
+            next_number,
+            len(change.plan),
+            change.off_after,
         )
         try:
             execute(change.plan, self.actuator(), generation, progress)
@@ -257,25 +330,33 @@ class Host:
                 journal.abandon(generation.number)
             raise
         journal.finish(generation.number)
+        if not change.off_after.host:
+            clear_mark(self.places.state)
         return generation.number
 
-    def _settle(self) -> None:
+    def _settle(self, *, in_kernel: bool = True) -> None:
         """Bring the host to one of two generations after a change whose process died: see :meth:`settled_to`."""
         interrupted = self.journal.interrupted()
         if interrupted is None:
             return
         target = self.settled_to(interrupted)
-        policies = list(_parsed(self.journal.policies(target)).values())
-        known = self.cgroups()
-        numbering = self.journal.numbering(target)
-        compiled = compile_policies(policies, known, numbering, strict=False, hooked=hooked())
-        self.journal.reserve_numbers(compiled.numbering.next_number)
-        steps = self.plan_towards(compiled.desired, known)
-        execute(steps, self.actuator(), _Settling(self.journal, interrupted))
+        if in_kernel:
+            self._settle_in_kernel(interrupted, target)
         if target == interrupted.number:
             self.journal.finish(interrupted.number)
         else:
             self.journal.abandon(interrupted.number)
+
+    def _settle_in_kernel(self, interrupted: Generation, target: int) -> None:
+        off = with_mark(self.journal.switches(target), self.places.state)
+        stored = {n: p for n, p in self.journal.policies(target).items() if not off.of_policy(n)}
+        known = self.cgroups()
+        numbering = self.journal.numbering(target)
+        policies = list(_parsed(stored).values())
+        compiled = compile_policies(policies, known, numbering, strict=False, hooked=hooked(), off=off)
+        self.journal.reserve_numbers(compiled.numbering.next_number)
+        steps = self.plan_towards(compiled.desired, known)
+        execute(steps, self.actuator(), _Settling(self.journal, interrupted))
 
     def settled_to(self, interrupted: Generation) -> int:
         """The generation an interrupted one is settled to: itself if every step was done, else the one before."""

@@ -17,6 +17,7 @@ from enum import Enum
 from pliant.agent.checks import check_hooks
 from pliant.agent.host import Host
 from pliant.agent.lock import HostBusy
+from pliant.agent.off_mark import with_mark
 from pliant.errors import PliantError
 from pliant.features import catalogue, hooked
 from pliant.kernel.cgroup_watch import CgroupWatch
@@ -27,7 +28,8 @@ from pliant.policy.compile import Compiled, compile_policies
 from pliant.policy.documents import policy_from_document
 from pliant.policy.model import Policy
 from pliant.policy.numbering import Numbering
-from pliant.policy.services import matching_cgroups
+from pliant.policy.services import lying_within, matching_cgroups
+from pliant.policy.switches import ALL_ON, Switches
 from pliant.store.journal import Journal
 
 ATTEMPTS = 3  # at one adjustment, while services go away under it
@@ -75,12 +77,13 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class InForce:
-    """The policies in force, parsed."""
+    """The policies in force, parsed, but for those that are switched off; and the services that policies are for."""
 
     generation: int
     policies: Sequence[Policy]
     numbering: Numbering
     patterns: frozenset[str]
+    off: Switches = ALL_ON
 
 
 @dataclass
@@ -122,9 +125,9 @@ class Reconciler:
         """How many policies in force have a service on this host, and how many wait for theirs."""
         if not self._in_force:
             return 0, 0
-        seen = {
-            p for found in matching_cgroups(self._in_force.patterns, self._matched).values() for p in found
-        }
+        excluded = lying_within(self._in_force.off.services, self._matched)
+        here = matching_cgroups(self._in_force.patterns, self._matched.keys() - excluded)
+        seen = {pattern for found in here.values() for pattern in found}
         active = sum(policy.spec.match.service in seen for policy in self._in_force.policies)
         return active, len(self._in_force.policies) - active
 
@@ -171,9 +174,10 @@ class Reconciler:
 
     def _load(self) -> InForce:
         generation = self.journal.current()
-        if self._in_force and self._in_force.generation == generation:
+        off = with_mark(self.journal.switches(generation), self.host.places.state)
+        if self._in_force and (self._in_force.generation, self._in_force.off) == (generation, off):
             return self._in_force
-        stored = self.journal.policies(generation)
+        stored = {n: p for n, p in self.journal.policies(generation).items() if not off.of_policy(n)}
         documents = {policy.document for policy in stored.values()}
         self._parsed = {text: policy for text, policy in self._parsed.items() if text in documents}
         for name, policy in stored.items():
@@ -183,8 +187,11 @@ class Reconciler:
                 )
                 self._parsed[policy.document] = parsed
         policies = [self._parsed[policy.document] for policy in stored.values()]
-        patterns = frozenset(policy.spec.match.service for policy in policies)
-        self._in_force = InForce(generation, policies, self.journal.numbering(generation), patterns)
+        patterns = off.services.union(policy.spec.match.service for policy in policies)
+        numbering = self.journal.numbering(generation)
+        numbers = {name: numbered for name, numbered in numbering.numbers.items() if name in stored}
+        numbering = replace(numbering, numbers=numbers)
+        self._in_force = InForce(generation, policies, numbering, patterns, off)
         self._found = None
         return self._in_force
 
@@ -195,7 +202,12 @@ class Reconciler:
 
     def _compile(self, in_force: InForce) -> Compiled:
         return compile_policies(
-            in_force.policies, self._allowed(), in_force.numbering, strict=False, hooked=hooked()
+            in_force.policies,
+            self._allowed(),
+            in_force.numbering,
+            strict=False,
+            hooked=hooked(),
+            off=in_force.off,
         )
 
     def _allowed(self) -> dict[str, int]:

@@ -14,15 +14,17 @@ from pliant.observe.counters import Arms, read_arms, read_outcomes
 from pliant.observe.state import HostState
 from pliant.policy.desired import SCOPE
 from pliant.policy.model import Policy
-from pliant.policy.services import ancestors, matching_cgroups
+from pliant.policy.services import ancestors, lying_within, matching_cgroups
+from pliant.policy.switches import Kind, Switch, Switched, Switches
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyStatus:
     """One policy in force.
 
-    ``state`` is ``active``, ``waiting`` (no such service here) or ``missing`` (not in the kernel, though it should be:
-    the next change of the host mends it).
+    ``state`` is ``active``, ``off`` (switched off: ``off`` says by whom, and where only some of its services are,
+    ``state`` is ``active``), ``waiting`` (no such service here) or ``missing`` (not in the kernel, though it should be:
+    the next change of the host mends it). ``services`` are those it is in force for, or would be were it not off.
     """
 
     policy: Policy
@@ -30,6 +32,7 @@ class PolicyStatus:
     state: str
     services: tuple[str, ...]
     arms: Arms
+    off: Switch | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +67,18 @@ def policy_statuses(host: Host) -> list[PolicyStatus]:
     stored = host.journal.policies(host.journal.current())
     known = host.cgroups()
     by_pattern = _cgroups_by_pattern(policies, known)
+    switches = host.switches()
     arms = read_arms(host.pins, shipped_layout().scope["policy"])
     found = host.observe(known)
     result = []
     for name, policy in sorted(policies.items()):
         services = tuple(by_pattern.get(policy.spec.match.service, ()))
         number = stored[name].number
-        present = number in arms and all(_is_covered(path, known, found) for path in services)
-        state = ("active" if present else "missing") if services else "waiting"
-        result.append(PolicyStatus(policy, number, state, services, arms.get(number, Arms())))
+        off, on = _off(name, services, switches)
+        present = number in arms and all(_is_covered(path, known, found) for path in on)
+        state = "off" if off and not on else ("active" if present else "missing") if services else "waiting"
+        told = PolicyStatus(policy, number, state, on or services, arms.get(number, Arms()), off)
+        result.append(told)
     return result
 
 
@@ -80,12 +86,17 @@ def service_statuses(host: Host) -> list[ServiceStatus]:
     """Every cgroup of the host but the root, by path."""
     known = host.cgroups()
     policies = host.policies()
+    switches = host.switches()
+    excluded = lying_within(switches.services, known)
+    policies = {name: policy for name, policy in policies.items() if not switches.of_policy(name)}
     matched = matching_cgroups({policy.spec.match.service for policy in policies.values()}, known)
     found = host.observe(known)
     result = []
     for path in sorted(known):
         line = (path, *ancestors(path))
         patterns = {pattern for cgroup in line for pattern in matched.get(cgroup, ())}
+        if path in excluded:
+            patterns = set()
         names = sorted(name for name, policy in policies.items() if policy.spec.match.service in patterns)
         programs = _programs(path, [policies[name] for name in names], known, found)
         if path != "/" or names or programs:
@@ -108,6 +119,19 @@ def feature_statuses(host: Host) -> list[FeatureStatus]:
         )
         for name, feature in features().items()
     ]
+
+
+def _off(name: str, services: tuple[str, ...], switches: Switches) -> tuple[Switch | None, tuple[str, ...]]:
+    """The switch that keeps a policy from all or some of its services, and the services that are left."""
+    off = switches.of_policy(name)
+    if off:
+        return off, ()
+    for pattern in sorted(switches.services):
+        excluded = lying_within({pattern}, {above for path in services for above in (path, *ancestors(path))})
+        if excluded & set(services):
+            off = off or switches.get(Switched(Kind.SERVICE, pattern))
+            services = tuple(path for path in services if path not in excluded)
+    return off, services
 
 
 def _cgroups_by_pattern(policies: Mapping[str, Policy], known: Mapping[str, int]) -> dict[str, list[str]]:

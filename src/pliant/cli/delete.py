@@ -44,7 +44,7 @@ def delete(
     with open_host(ctx) as host:
         make(
             host,
-            lambda: host.change_to_delete(list(host.policies()) if everything else listed, reason=reason),
+            lambda: host.change_to_delete(host.names() if everything else listed, reason=reason),
             output=output,
             dry_run=dry_run,
         )

@@ -12,6 +12,7 @@ from pliant.agent.documents import policy_document
 from pliant.agent.host import Host
 from pliant.agent.status import PolicyStatus, policy_statuses
 from pliant.cli import output as out
+from pliant.cli.changes import spelled
 from pliant.cli.context import complete_policy, open_host, output_option
 from pliant.errors import PliantError
 from pliant.features import features
@@ -45,7 +46,7 @@ def _tell(host: Host, status: PolicyStatus, outcomes: dict[str, dict[str, int]])
             "Name": metadata["name"],
             "Owner": metadata.get("owner", "-"),
             "Reason": metadata.get("reason", "-"),
-            "State": status.state,
+            "State": status.state + (f": {spelled(status.off)}" if status.off else ""),
             "In force since": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(since.started))
             + f" (generation {since.number}, {since.verb} by {since.actor})",
             "Priority": str(spec["priority"]),

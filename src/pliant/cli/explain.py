@@ -112,7 +112,7 @@ def _supposed(host: Host, ends: Ends, service: str, role: str, output: str) -> N
             f"--service: '{service}' {found}", remedy="'pliant get services' lists the cgroups' paths"
         )
     connection = Connection(paths[0], role, ends.local[1], ends.peer[0], ends.peer[1])
-    judged = judge(Judge(host).policies, connection)
+    judged = judge(Judge(host).policies, connection, off=host.switches())
     if output == "table":
         _show_policies(judged, held_out_known=False)
     else:

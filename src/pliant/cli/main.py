@@ -34,6 +34,8 @@ COMMANDS = {
     "explain": ("pliant.cli.explain:explain", "Say which policies a connection gets, and why."),
     "get": ("pliant.cli.get:get", "List policies, services, features or connections."),
     "history": ("pliant.cli.history:history", "List the generations of this host, or the steps of one."),
+    "off": ("pliant.cli.off:off", "Take everything of Pliant off this host, or switch off some of it."),
+    "on": ("pliant.cli.on:on", "Put in force again what off has taken off."),
     "repair": ("pliant.cli.repair:repair", "Make the kernel what the policies in force ask for."),
     "rollback": ("pliant.cli.rollback:rollback", "Go back to an earlier generation."),
     "schema": ("pliant.cli.schema:schema", "Print the JSON Schema of policy files."),

@@ -23,7 +23,15 @@ from pliant.policy.desired import (
 )
 from pliant.policy.model import Policy
 from pliant.policy.numbering import Numbering
-from pliant.policy.services import ServiceClass, ancestors, classify, matching_cgroups
+from pliant.policy.services import (
+    NO_CLASS,
+    ServiceClass,
+    ancestors,
+    classify,
+    lying_within,
+    matching_cgroups,
+)
+from pliant.policy.switches import ALL_ON, Switches
 
 MAX_RULE_POLICIES = 8  # MAX_RULE_POLICIES in scope.h
 EVERY_PEER = ((0, 0),)
@@ -63,6 +71,7 @@ def compile_policies(
     *,
     strict: bool = True,
     hooked: frozenset[str] = frozenset(),
+    off: Switches = ALL_ON,
 ) -> Compiled:
     """Compile policies for a host.
 
@@ -72,11 +81,31 @@ def compile_policies(
     twenty), and :class:`PliantError` when more than eight policies match one connection. One that is not is for
     policies accepted earlier: a service that has appeared since may have made two of them meet. It reports the
     conflicts, in which the policy with the lower number wins, and leaves out of a rule what is beyond eight.
+
+    What is ``off`` is left out, and numbered all the same; a strict compilation checks it with the rest, so that it
+    can be switched on.
     """
     numbers = (numbering or Numbering()).extend(policies)
+    if not off:
+        return _compile(policies, cgroups, numbers, strict, hooked, frozenset())
+    if strict:
+        _compile(policies, cgroups, numbers, strict, hooked, frozenset())
+    on = [policy for policy in policies if not off.of_policy(policy.name)]
+    return _compile(on, cgroups, numbers, False, hooked, off.services)
+
+
+def _compile(
+    policies: Sequence[Policy],
+    cgroups: Mapping[str, int],
+    numbers: Numbering,
+    strict: bool,
+    hooked: frozenset[str],
+    off_services: frozenset[str],
+) -> Compiled:
     intents = [_intent(policy, numbers.numbers[policy.name].number) for policy in policies]
     matched = matching_cgroups({intent.pattern for intent in intents}, cgroups)
-    classes = classify(matched)
+    excluded = lying_within(off_services, cgroups)
+    classes = classify({path: patterns for path, patterns in matched.items() if path not in excluded})
     by_pattern: dict[str, list[_Intent]] = defaultdict(list)
     for intent in intents:
         by_pattern[intent.pattern].append(intent)
@@ -84,7 +113,7 @@ def compile_policies(
         c: [intent for pattern in sorted(c.patterns) for intent in by_pattern[pattern]]
         for c in sorted(set(classes.values()), key=lambda c: c.number)
     }
-    seen_patterns = {pattern for found in matched.values() for pattern in found}
+    seen_patterns = {pattern for c in classes.values() for pattern in c.patterns}
     waiting = [members for pattern, members in by_pattern.items() if pattern not in seen_patterns]
     conflicts = _conflicts([*by_class.values(), *waiting])
     if strict and conflicts:
@@ -105,7 +134,7 @@ def compile_policies(
     desired = DesiredState(
         versions={i.version.number: i.version for i in intents if i.pattern in seen_patterns},
         rules=rules,
-        services=dict(_services(cgroups, classes, shapes, options)),
+        services=dict(_services(cgroups, classes | _exceptions(classes, excluded), shapes, options)),
         attachments=frozenset(_attachments(cgroups, classes, options, hooked)),
         options=frozenset(option for intent in intents for option in intent.version.settings),
     )
@@ -222,7 +251,13 @@ def _services(
         above = next((classes[a] for a in ancestors(path) if a in classes), None)
         if service_class != above:
             number = service_class.number
-            yield cgroups[path], Service(number, shapes[number], options[number])
+            yield cgroups[path], Service(number, shapes.get(number, 0), options.get(number, frozenset()))
+
+
+def _exceptions(classes: Mapping[str, ServiceClass], excluded: Collection[str]) -> dict[str, ServiceClass]:
+    """The class without rules, for cgroups that would otherwise be found to belong to the class of one above."""
+    below = (path for path in _topmost(excluded) if any(above in classes for above in ancestors(path)))
+    return dict.fromkeys(below, NO_CLASS)
 
 
 def _attachments(

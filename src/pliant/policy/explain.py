@@ -16,6 +16,7 @@ from typing import Any
 from pliant.policy.desired import V4_MAPPED
 from pliant.policy.model import Policy
 from pliant.policy.services import ancestors, matching_cgroups
+from pliant.policy.switches import ALL_ON, Switches
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class Reason(Enum):
     OUTRANKED = "it matches, but policies of higher priority set all of its options"
     HELD_OUT = "it matches, but holds this connection out, to have something to compare with"
     SERVICE = "the connection's service is another"
+    OFF = "it is switched off, or the connection's service is"
     ROLE = "the service has the other role in this connection"
     LOCAL_PORT = "the local port is another"
     REMOTE_PORT = "the remote port is another"
@@ -60,7 +62,10 @@ class Judged:
 
 
 def explain(
-    policies: Iterable[Policy], connection: Connection, held_out: Collection[str] = ()
+    policies: Iterable[Policy],
+    connection: Connection,
+    held_out: Collection[str] = (),
+    off: Switches = ALL_ON,
 ) -> list[Judged]:
     """Every policy against a connection, those that win first, then by priority and name.
 
@@ -68,7 +73,7 @@ def explain(
     won goes to the next. Policies of equal priority cannot set the same option, unless a service that appeared later
     brought them together: then the one given last has it.
     """
-    reasons = {policy: _mismatch(policy, connection) for policy in policies}
+    reasons = {policy: _mismatch(policy, connection, off) for policy in policies}
     holders: dict[str, Policy] = {}
     rivals = (p for p in reasons if reasons[p] is None and p.name not in held_out)
     for policy in sorted(rivals, key=lambda p: p.priority):
@@ -89,9 +94,11 @@ def _rank(won: int, options: int, held_out: bool) -> Reason:
     return Reason.PARTLY if won else Reason.OUTRANKED
 
 
-def _mismatch(policy: Policy, connection: Connection) -> Reason | None:
+def _mismatch(policy: Policy, connection: Connection, off: Switches) -> Reason | None:
     if not _is_of_service(policy.spec.match.service, connection.cgroup):
         return Reason.SERVICE
+    if off.of_policy(policy.name) or any(_is_of_service(s, connection.cgroup) for s in off.services):
+        return Reason.OFF
     if connection.role not in policy.roles:
         return Reason.ROLE
     if policy.local_ports and connection.local_port not in policy.local_ports:

@@ -55,6 +55,14 @@ def classify(matched: Mapping[str, Collection[str]]) -> dict[str, ServiceClass]:
     return result
 
 
+def lying_within(patterns: Collection[str], cgroups: Iterable[str]) -> set[str]:
+    """The cgroups that a pattern matches, and all below them."""
+    if not patterns:
+        return set()
+    matched = matching_cgroups(patterns, cgroups)
+    return {path for path in cgroups if path in matched or any(above in matched for above in ancestors(path))}
+
+
 def ancestors(path: str) -> Iterable[str]:
     """The cgroups above a path, nearest first, ending with the root ``/``."""
     while path != "/":
@@ -62,7 +70,11 @@ def ancestors(path: str) -> Iterable[str]:
         yield path
 
 
-def _number(patterns: frozenset[str]) -> int:
+def _number(patterns: Collection[str]) -> int:
     """A number that depends on the patterns alone, so that cgroups may come and go without moving a rule."""
     text = "\0".join(sorted(patterns)).encode()
     return int.from_bytes(blake2b(text, digest_size=8).digest(), "little")
+
+
+NO_CLASS = ServiceClass(_number(()), frozenset())
+"""The class of cgroups that no pattern matches: it has no rules."""

@@ -34,6 +34,12 @@ class Switched(NamedTuple):
 HOST = Switched(Kind.HOST)
 
 
+def named(policies: Iterable[str], services: Iterable[str]) -> tuple[Switched, ...]:
+    """The things of these names; the host when there are none."""
+    things = (*(Switched(Kind.POLICY, p) for p in policies), *(Switched(Kind.SERVICE, s) for s in services))
+    return things or (HOST,)
+
+
 @dataclass(frozen=True, slots=True)
 class Switch:
     """One thing that is off: since when (seconds since the epoch), by whom and why."""

@@ -14,6 +14,7 @@ from pliant.agent.daemon import metrics
 from pliant.agent.daemon.server import Method, Peer, Request
 from pliant.agent.documents import feature_document, policy_document, service_document
 from pliant.agent.host import Host
+from pliant.agent.origin import Origin
 from pliant.agent.reconcile import Cause
 from pliant.agent.status import feature_statuses, policy_statuses, service_statuses
 from pliant.errors import PliantError
@@ -92,6 +93,31 @@ def _changing(agent: Agent) -> Iterable[Method]:
             lambda host: host.change_to_rollback(request.params.get("generation"), reason=_reason(request)),
         ),
         {"generation": (int,), **changing},
+        changes=True,
+    )
+    yield Method(
+        "off",
+        "What `pliant off` does; `names` are policies, `services` services, everything where neither is given.",
+        lambda request: _change(
+            agent,
+            request,
+            lambda host: host.change_to_off(
+                *_switched(request), reason=_reason(request), actor=_actor(request.peer)
+            ),
+            to_switch_off=not any(_switched(request)),
+        ),
+        {"names": LIST, "services": LIST, **changing},
+        changes=True,
+    )
+    yield Method(
+        "on",
+        "What `pliant on` does.",
+        lambda request: _change(
+            agent,
+            request,
+            lambda host: host.change_to_on(*_switched(request), reason=_reason(request)),
+        ),
+        {"names": LIST, "services": LIST, **changing},
         changes=True,
     )
 
@@ -184,15 +210,18 @@ def _apply(agent: Agent, request: Request) -> dict[str, Any]:
     )
 
 
-def _change(agent: Agent, request: Request, work_out: Callable[[Host], Change]) -> dict[str, Any]:
+def _change(
+    agent: Agent, request: Request, work_out: Callable[[Host], Change], *, to_switch_off: bool = False
+) -> dict[str, Any]:
     """Make a change as the command does: worked out, checked and carried out under the lock."""
     with Host(agent.places, lock_timeout_s=CHANGE_TIMEOUT_S) as host:
         if request.params.get("dryRun"):
             change = work_out(host)
             host.check(change)
             return _told(change)
-        with host.exclusively():
-            applied: Applied = host.carry_out(work_out(host), actor=_actor(request.peer))
+        with host.exclusively(to_switch_off=to_switch_off):
+            origin = Origin.of_peer(request.peer.pid, request.peer.uid)
+            applied: Applied = host.carry_out(work_out(host), actor=_actor(request.peer), origin=origin)
     agent.request(Cause.POLICIES)
     return {"generation": applied.generation, **_told(applied.change)}
 
@@ -200,6 +229,7 @@ def _change(agent: Agent, request: Request, work_out: Callable[[Host], Change]) 
 def _told(change: Change) -> dict[str, Any]:
     return {
         "policies": [{"name": name, "result": fate.value} for name, fate in change.fates.items()],
+        "switched": [{"what": str(what), "result": fate.value} for what, fate in change.switched],
         "waiting": list(change.waiting),
         "plan": [{"kind": s.kind, "sentence": s.sentence, "reason": s.reason} for s in change.plan],
     }
@@ -224,7 +254,16 @@ def _needed(request: Request, name: str) -> list[Any]:
 
 
 def _names(request: Request) -> list[str]:
-    names = _needed(request, "names")
-    if not all(isinstance(name, str) for name in names):
-        raise PliantError("'names' is a list of strings")
-    return names
+    return _strings("names", _needed(request, "names"))
+
+
+def _switched(request: Request) -> tuple[list[str], list[str]]:
+    """The policies and the services to be switched."""
+    names, services = (_strings(name, request.params.get(name, [])) for name in ("names", "services"))
+    return names, services
+
+
+def _strings(name: str, found: list[Any]) -> list[str]:
+    if not all(isinstance(text, str) for text in found):
+        raise PliantError(f"'{name}' is a list of strings")
+    return found

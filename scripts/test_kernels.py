@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -41,8 +44,10 @@ def main() -> int:
     """Boot them one after the other; 0 when nothing failed on any."""
     arguments = _arguments()
     signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell has it ignored
     try:
-        return _test(arguments.kernels or KERNELS, arguments.results, arguments.silence)
+        with _alone():
+            return _test(arguments)
     except Failure as failure:
         print(f"error: {failure}", file=sys.stderr)
         return 2
@@ -55,6 +60,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="test-kernels", description=__doc__)
     parser.add_argument("kernels", nargs="*", metavar="SUITE/FLAVOUR", help=f"default: {' '.join(KERNELS)}")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the results are written")
+    parser.add_argument(
+        "--quick", action="store_true", help="probes and objects only; the results are not kept in docs"
+    )
     parser.add_argument(
         "--silence",
         type=float,
@@ -69,23 +77,34 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Hold the working directory, which two runs cannot share."""
+    WORK.mkdir(parents=True, exist_ok=True)
+    with (WORK / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Failure(f"another run is using {WORK}: wait for it, or end it") from error
+        yield
+
+
 def say(verb: str, what: str) -> None:
     """One line of progress."""
     print(f"  {verb.ljust(6)} {what}", flush=True)
 
 
-def _test(kernels: Sequence[str], directory: Path, silence_s: float) -> int:
+def _test(arguments: argparse.Namespace) -> int:
     if os.uname().machine != "x86_64":
         raise Failure("only kernels for amd64 are tried so far, and this machine is another")
     site = mirror()
-    base = _user_space(site)
-    emulator = _emulator(site)
-    ways = list(machine.accelerators())
+    trial = Trial(site, _user_space(site), _emulator(site), arguments.silence, arguments.quick)
+    directory = WORK / "quick" if arguments.quick else arguments.results
     done: list[Result] = []
     problems: list[str] = []
-    for name in kernels:
+    for name in arguments.kernels or KERNELS:
         try:
-            result = _try(name, site, base, emulator, ways, silence_s)
+            result = trial.of(name)
         except Failure as failure:
             problems.append(f"{name}: {failure}")
             say("FAIL", problems[-1])
@@ -150,52 +169,65 @@ def _codename() -> str:
     return next(line.partition("=")[2].strip('"') for line in lines if line.startswith("VERSION_CODENAME="))
 
 
-def _try(name: str, site: str, base: bytes, emulator: str, ways: list[str], silence_s: float) -> Result:
-    """Fetch one kernel and boot it; one that dies before it is done is booted a second time, and the result says so."""
-    suite_name, _, flavour = name.partition("/")
-    suite = Suite(suite_name, site, WORK / "apt")
-    if suite_name != USER_SPACE_SUITE:
+@dataclass
+class Trial:
+    """What all boots of a run share; ``ways`` are the accelerators that this machine's guests may survive."""
+
+    site: str
+    user_space: bytes
+    emulator: str
+    silence_s: float
+    quick: bool
+    ways: list[str] = field(default_factory=lambda: list(machine.accelerators()))
+
+    def of(self, name: str) -> Result:
+        """Fetch a kernel and boot it; one that dies before it is done is booted again, and the result says so."""
+        suite_name, _, flavour = name.partition("/")
+        suite = Suite(suite_name, self.site, WORK / "apt")
         suite.refresh()
-    packages = suite.kernel(flavour)
-    say("APT", f"{suite_name}: {packages[0][0]} {packages[0][1]}")
-    unpacked = WORK / "kernels" / f"{packages[0][0]}_{packages[0][1].replace(':', '_')}"
-    kernel, release = image.unpack_kernel((suite.download_alone(*package) for package in packages), unpacked)
-    image.choose_modules(unpacked, release, WORK / "root", WORK / "modules")
-    archive = WORK / "root.cpio"
-    archive.write_bytes(base + image.pack(WORK / "modules"))
-    boot = machine.Boot(kernel, archive, WORK / "consoles" / f"{release}.log")
-    for attempt in (1, 2):
-        result = Result(
-            kernel={"suite": suite_name, "package": packages[0][0], "package_version": packages[0][1]},
-            machine={"emulator": emulator, "boots": attempt},
-            pliant={"commit": _commit()},
-        )
-        try:
-            _boot(boot, release, result, ways, silence_s)
-        except machine.Died as death:
-            if attempt == 2:
-                raise
-            say("AGAIN", f"{release}: {death}")
-        else:
-            break
-    result.date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return result
+        packages = suite.kernel(flavour)
+        [package, version] = packages[0]
+        say("APT", f"{suite_name}: {package} {version}")
+        unpacked = WORK / "kernels" / f"{package}_{version.replace(':', '_')}"
+        kernel, release = image.unpack_kernel((suite.download_alone(*each) for each in packages), unpacked)
+        boot = self._boot_of(kernel, release, unpacked)
+        for attempt in (1, 2):
+            result = Result(
+                kernel={"suite": suite_name, "package": package, "package_version": version},
+                machine={"emulator": self.emulator, "boots": attempt},
+                pliant={"commit": _commit()},
+            )
+            try:
+                self._follow(boot, release, result)
+                break
+            except machine.Died as death:
+                if attempt == 2:
+                    raise
+                say("AGAIN", f"{release}: {death}")
+        result.date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        return result
 
+    def _boot_of(self, kernel: Path, release: str, unpacked: Path) -> machine.Boot:
+        image.choose_modules(unpacked, release, WORK / "root", WORK / "modules")
+        archive = WORK / "root.cpio"
+        archive.write_bytes(self.user_space + image.pack(WORK / "modules"))
+        arguments = "pliant.quick" if self.quick else ""
+        return machine.Boot(kernel, archive, WORK / "consoles" / f"{release}.log", arguments=arguments)
 
-def _boot(boot: machine.Boot, release: str, result: Result, ways: list[str], silence_s: float) -> None:
-    """Boot with the quickest way that this machine's guests survive; ``ways`` keeps those left."""
-    while True:
-        started = time.monotonic()
-        say("BOOT", f"{release} ({ways[0]})")
-        try:
-            machine.follow(boot, ways[0], silence_s, partial(_on_event, result, started))
-        except machine.Died as death:
-            if death.spoke or len(ways) == 1:
-                raise
-            say("BOOT", f"{release} does not start with {ways.pop(0)}: {death}")
-        else:
-            result.machine["accelerator"] = ways[0]
-            return
+    def _follow(self, boot: machine.Boot, release: str, result: Result) -> None:
+        """Boot with the quickest way there is, and forget each that a guest does not even start with."""
+        while True:
+            started = time.monotonic()
+            say("BOOT", f"{release} ({self.ways[0]})")
+            try:
+                machine.follow(boot, self.ways[0], self.silence_s, partial(_on_event, result, started))
+            except machine.Died as death:
+                if death.spoke or len(self.ways) == 1:
+                    raise
+                say("BOOT", f"{release} does not start with {self.ways.pop(0)}: {death}")
+            else:
+                result.machine["accelerator"] = self.ways[0]
+                return
 
 
 def _on_event(result: Result, started: float, event: machine.Event) -> None:

@@ -38,6 +38,7 @@ class Boot:
     root: Path
     console: Path
     memory_mb: int = 1536
+    arguments: str = ""
 
 
 def accelerators() -> tuple[str, ...]:
@@ -80,7 +81,7 @@ def follow(boot: Boot, accelerator: str, silence_s: float, on_event: Callable[[E
 
 
 def _command(boot: Boot, accelerator: str) -> list[str]:
-    arguments = "console=ttyS0 panic=-1 loglevel=4 rdinit=/init"
+    arguments = f"console=ttyS0 panic=-1 loglevel=4 rdinit=/init {boot.arguments}"
     return [
         PROGRAM,
         *("-accel", accelerator + (",thread=multi" if accelerator == "tcg" else "")),

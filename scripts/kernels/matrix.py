@@ -102,13 +102,19 @@ def _section(
 def _notes(
     results: Sequence[Result], by_kernel: Sequence[dict[str, Entry]], names: Iterable[str]
 ) -> list[str]:
-    notes: list[str] = []
+    told: dict[str, dict[str, list[str]]] = {}  # by sentence, by kernels: the names
     for name in names:
         said: dict[str, list[str]] = {}
         for result, found in zip(results, by_kernel, strict=True):
             if name in found and found[name].get("said") and found[name]["state"] not in ("works", "loads"):
                 said.setdefault(_plain(found[name]["said"]), []).append(result.name)
-        notes += [f"- `{name}` on {', '.join(kernels)}: {sentence}" for sentence, kernels in said.items()]
+        for sentence, kernels in said.items():
+            told.setdefault(sentence, {}).setdefault(", ".join(kernels), []).append(f"`{name}`")
+    notes = [
+        f"- {', '.join(listed)} on {kernels}: {sentence}"
+        for sentence, found_on in told.items()
+        for kernels, listed in found_on.items()
+    ]
     return [*notes, ""] if notes else []
 
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from command import Unwilling, killed_after, pliant_command
+from agent_process import running_agent
+from command import Unwilling, killed_after, pliant_command, wait_until
 from pliant.cli.main import COMMANDS
 from pliant.features import features
 from pliant.features.feature import Feature, Reach
@@ -233,6 +234,39 @@ def core_off(stage: Stage) -> Found:
         pliant_command("on")
         expect(stage.connect()["server"].snd_cwnd == WINDOW, "a connection was not tuned after on")
     return works()
+
+
+def core_agent(stage: Stage) -> Found:
+    """The agent tunes a service that appears, and what it did outlives its kill -9."""
+    if "agent" not in COMMANDS:
+        return {"state": "idle", "said": "this build has no agent"}
+    policy = stage.policy("late", {"initial_cwnd": WINDOW})
+    stage.remove_service("late")
+    pliant_command("apply", "-f", "-", "--allow-waiting", "-o", "json", given=policy)
+    try:
+        with running_agent() as agent:
+            stage.service("late")
+            wait_until(
+                lambda: state_of("late") == "active", "the agent attaches to the service that appeared"
+            )
+            with stage.late_client() as client:
+                expect(stage.window_of(client) == WINDOW, "a connection was not tuned")
+                agent.kill()
+                agent.wait()
+                expect(
+                    stage.window_of(client) == WINDOW, "a connection was not tuned after the agent was killed"
+                )
+        with running_agent():
+            expect_agreement()
+    finally:
+        pliant_command("rollback", "0", "-o", "json")
+    return works()
+
+
+def state_of(policy: str) -> str:
+    """Whether a policy is active, waiting or missing."""
+    [found] = pliant_command("get", "policies", policy, "-o", "json").data()
+    return str(found["status"]["state"])
 
 
 def core_nothing_left(stage: Stage) -> Found:

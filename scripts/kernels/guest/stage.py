@@ -61,8 +61,23 @@ class Stage:
             "server": (self.server_host, "web.service"),
             "client": (self.client_host, "app.service"),
             "local": (self.server_host, "local.service"),
+            "late": (self.client_host, "late.service"),
         }[role]
         return "/" + str(host.service(name).relative_to(version2_root()))
+
+    def remove_service(self, role: str) -> None:
+        """Remove the control group of a service that has no process."""
+        Path(f"{version2_root()}{self.service(role)}").rmdir()
+
+    def late_client(self) -> TcpClient:
+        """A client in the service that comes late."""
+        return TcpClient(self.client_host, service="late.service")
+
+    def window_of(self, client: TcpClient) -> int:
+        """The window of a new connection of a client, the only one then."""
+        client.disconnect()
+        [mine] = client.connect(self.server_host.address, 80)
+        return mine.snd_cwnd
 
     def policy(self, role: str, tune: Mapping[str, Any], *, name: str = "", **spec: Any) -> str:
         """A policy for the service of a role, as people write it."""

@@ -53,7 +53,7 @@ def test_once_prints_one_look_for_programs(pliant: Pliant, opened: None) -> None
 def test_once_prints_tables_for_people(pliant: Pliant, opened: None) -> None:
     done = pliant("top", "--once", "--limit", "2")
     assert done.returncode == 0, done.stderr
-    assert "generation 1  2 policies  1 services  3 connections  kernel as the journal says" in done.stdout
+    assert "generation 1  kernel as the journal says  2 policies  1 services  3 connections" in done.stdout
     for head in ("POLICY", "SERVICE", "CONNECTION"):
         assert any(line.startswith(head) for line in done.stdout.splitlines())
     assert "2 of 3 connections were read" in done.stderr
@@ -91,6 +91,21 @@ def test_screen_shows_the_policies_and_ends_with_q(pliant: Pliant, opened: None)
             shown += output()
         assert process.returncode == 0
     assert "\x1b[?1049h" in shown  # the terminal's other screen, and back from it
+    assert "\x1b[?1049l" in shown
+
+
+def test_terminated_screen_gives_the_terminal_back(pliant: Pliant) -> None:
+    with screen(pliant) as (process, output):
+        shown, deadline = "", time.monotonic() + 20
+        while "Quit" not in shown:
+            assert time.monotonic() < deadline, shown
+            shown += output()
+        process.terminate()
+        while process.poll() is None:
+            assert time.monotonic() < deadline
+            shown += output()
+        shown += output()
+        assert process.returncode == 143
     assert "\x1b[?1049l" in shown
 
 

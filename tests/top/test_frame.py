@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pliant.policy.explain import Reason
 from pliant.top.frame import Frame, Rates, Watch
 from pliant.top.tables import CONNECTIONS, POLICIES, TABLES, caveats, summary
 from tests.top.conftest import CONNECTIONS as OPEN
 
 if TYPE_CHECKING:
-    from tests.conftest import Pliant
+    from tests.conftest import Eventually, Pliant
     from tests.top.conftest import Work
 
 pytestmark = pytest.mark.root
@@ -33,7 +34,7 @@ def test_a_look_agrees_with_the_counters_and_the_open_connections(work: Work) ->
     assert [(line.status.name, line.connections) for line in frame.services] == [("web.service", OPEN)]
     assert frame.drift == 0
     assert caveats(frame) == []
-    assert "2 policies  1 services  6 connections  kernel as the journal says" in summary(frame)
+    assert "kernel as the journal says  2 policies  1 services  6 connections" in summary(frame)
 
 
 def test_rates_are_what_came_between_two_looks(work: Work) -> None:
@@ -56,6 +57,19 @@ def test_a_new_generation_is_seen(work: Work) -> None:
     assert all("marked" not in seen.winners for seen in frame.connections)
 
 
+def test_what_is_switched_off_is_shown_as_that(work: Work) -> None:
+    with work.pliant.host() as host:
+        host.carry_out(host.change_to_off(["marked"], actor="test"), actor="test")
+    frame = work.watch.look()
+    assert {line.status.policy.name: line.status.state for line in frame.policies} == {
+        "fast": "active",
+        "marked": "off",
+    }
+    assert {name for seen in frame.connections for name in seen.winners} == {"fast"}
+    reasons = {j.policy: j.reason for j in work.watch.judged_whole(frame.connections[0]).judged}
+    assert reasons["marked"] is Reason.OFF
+
+
 def test_of_many_connections_some_are_read_and_that_is_said(work: Work) -> None:
     frame = Watch(work.pliant.places, at_most=2).look()
     assert len(frame.connections) == 2
@@ -75,6 +89,21 @@ def test_keys_of_rows_are_unique_and_stay(work: Work) -> None:
         keys = [table.key(row) for row in table.rows(first)]
         assert len(keys) == len(set(keys))
         assert set(keys) == {table.key(row) for row in table.rows(second)}
+
+
+def test_arms_are_compared_once_connections_were_measured(work: Work, eventually: Eventually) -> None:
+    measured, failures = work.watch.look().arms[0].comparison, work.watch.look().arms[-1].comparison
+    assert (measured.treated_count, measured.held_out_count) == (0, 0)
+    assert (measured.question.metric, failures.question.metric) == ("completion_time", "connection_failures")
+    treated, held_out = work.pliant.arms("fast")
+    work.client.disconnect()
+
+    def are_counted() -> bool:
+        now = work.watch.look().arms[-1].comparison
+        return (now.treated_count, now.held_out_count) == (treated, held_out)
+
+    eventually(are_counted)
+    assert {line.policy for line in work.watch.look().arms} == {"fast"}  # the one with a holdout
 
 
 def test_host_without_policies_is_an_empty_frame(pliant: Pliant) -> None:

@@ -17,6 +17,7 @@ from pliant.kernel.cgroups import processes
 from pliant.kernel.namespaces import NetworkNamespace, network_namespaces
 from pliant.kernel.sock_diag import Address, OpenSocket, find_socket
 from pliant.observe.connections import OpenConnection, Survey, age, listening_ports, role_of, survey
+from pliant.policy.candidates import Candidates
 from pliant.policy.explain import Connection, Judged, explain
 from pliant.policy.holdout import hash_connection, is_held_out
 from pliant.policy.model import Policy
@@ -72,22 +73,25 @@ class Judge:
         self._since = host.journal.in_force_since(self.generation)
         # Among equals the older policy wins, which for explain() is the last.
         self.policies = tuple(sorted(host.policies().values(), key=lambda p: -self._numbers[p.name]))
+        self._candidates = Candidates(self.policies)
         self._live = {policy.name: policy.is_live for policy in self.policies}
 
-    def __call__(self, connection: OpenConnection) -> Seen:
-        """Judge one connection."""
+    def __call__(self, connection: OpenConnection, *, whole: bool = False) -> Seen:
+        """Judge one connection: by the policies that match it, or by all there are, with why the others do not."""
         sock = connection.socket
         ends = Connection(
             connection.cgroup, connection.role, sock.local_port, ip_address(sock.remote), sock.remote_port
         )
-        return Seen(connection, tuple(explain(self.policies, ends, self.held_out(ends), self.off)))
+        policies = self.policies if whole else self._candidates.of(ends)
+        judged = explain(policies, ends, self.held_out(policies, ends), self.off)
+        return Seen(connection, tuple(j for j in judged if whole or j.reason.matches))
 
-    def held_out(self, ends: Connection) -> frozenset[str]:
-        """The policies that hold a connection out, whether they match it or not."""
+    def held_out(self, policies: Iterable[Policy], ends: Connection) -> frozenset[str]:
+        """Those of the policies that hold a connection out, whether they match it or not."""
         hashed = hash_connection(self._key, ends.peer, ends.local_port, ends.remote_port)
         return frozenset(
             policy.name
-            for policy in self.policies
+            for policy in policies
             if policy.holdout_ppm and is_held_out(policy.holdout_ppm, self._numbers[policy.name], hashed)
         )
 

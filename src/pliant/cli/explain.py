@@ -121,7 +121,7 @@ def _supposed(host: Host, ends: Ends, service: str, role: str, output: str) -> N
 
 def _found(host: Host, ends: Ends, role: str | None, namespaces: list[NetworkNamespace], output: str) -> None:
     judging = Judge(host)
-    seen = judging(find_connection(host, ends.local, ends.peer, namespaces, role))
+    seen = judging(find_connection(host, ends.local, ends.peer, namespaces, role), whole=True)
     options = judging.options(seen)
     how = "as --role says" if role else how_found(seen)
     if output != "table":

@@ -95,9 +95,9 @@ def _rank(won: int, options: int, held_out: bool) -> Reason:
 
 
 def _mismatch(policy: Policy, connection: Connection, off: Switches) -> Reason | None:
-    if not _is_of_service(policy.spec.match.service, connection.cgroup):
+    if not is_of_service(policy.spec.match.service, connection.cgroup):
         return Reason.SERVICE
-    if off.of_policy(policy.name) or any(_is_of_service(s, connection.cgroup) for s in off.services):
+    if off.of_policy(policy.name) or any(is_of_service(s, connection.cgroup) for s in off.services):
         return Reason.OFF
     if connection.role not in policy.roles:
         return Reason.ROLE
@@ -111,7 +111,8 @@ def _mismatch(policy: Policy, connection: Connection, off: Switches) -> Reason |
 
 
 @lru_cache(maxsize=8192)
-def _is_of_service(pattern: str, cgroup: str) -> bool:
+def is_of_service(pattern: str, cgroup: str) -> bool:
+    """Whether a cgroup, or one above it, is what a policy's ``service`` means."""
     return bool(matching_cgroups({pattern}, [cgroup, *ancestors(cgroup)]))
 
 

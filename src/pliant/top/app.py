@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from rich.text import Text
 from textual import work
 from textual.app import App, ComposeResult
-from textual.binding import BindingType
+from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.events import Resize
 from textual.screen import ModalScreen
@@ -92,14 +92,14 @@ class TopApp(App[None]):
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         *(
-            (str(place), f"tab('{table.name}')", table.name.capitalize())
+            Binding(str(place), f"tab('{table.name}')", show=False)  # the tabs themselves show it
             for place, table in enumerate(TABLES, 1)
         ),
         ("s", "sort", "Sort"),
         ("r", "reverse", "Reverse"),
         ("slash", "filter", "Filter"),
         ("p", "pause", "Pause"),
-        ("escape", "unfilter", ""),
+        Binding("escape", "unfilter", show=False),
         ("q", "quit", "Quit"),
     ]
 
@@ -119,8 +119,8 @@ class TopApp(App[None]):
         """Make the widgets."""
         yield Static(id="summary")
         with TabbedContent(initial=TABLES[0].name):
-            for table in TABLES:
-                with TabPane(table.name.capitalize(), id=table.name):
+            for place, table in enumerate(TABLES, 1):
+                with TabPane(f"{place} {table.name.capitalize()}", id=table.name):
                     yield DataTable(id=f"{table.name}-table", cursor_type="row", zebra_stripes=True)
         yield Input(id="filter", placeholder="show rows that contain ...")
         yield Static(id="status")

@@ -30,6 +30,7 @@ def _labelled(pairs: Mapping[str, str]) -> list[str]:
 
 
 def _connection(watch: Watch, seen: Seen) -> list[str]:
+    seen = watch.judged_whole(seen)
     lines = _labelled(facts(seen, how_found(seen)))
     lines += ["", *aligned(POLICY_HEADS, map(policy_row, seen.judged))]
     options = watch.options(seen)

@@ -18,14 +18,11 @@ from pliant.errors import PliantError
 from pliant.features.layout import shipped_layout
 from pliant.observe.connections import Survey
 from pliant.observe.counters import Arms
-from pliant.observe.effects import Effect, read_effects
+from pliant.observe.effects import Effect, Metric, read_effects
 from pliant.observe.lift import Comparison, compare
 
 DRIFT_EVERY_S = 10.0
 """How often the kernel is held against the journal: that compiles all policies."""
-
-ARMS_EVERY_S = 5.0
-"""How often the arms are compared: intervals are worked out for every metric of every measured policy."""
 
 
 class Rates(NamedTuple):
@@ -65,8 +62,7 @@ class Frame:
     """One look at a host.
 
     ``at`` is in seconds since the epoch; ``drift`` says by how many steps the kernel differs from the journal, None
-    where that cannot be told; ``options`` has, by the connection's cookie and namespace, what the kernel shows of
-    each option won; ``problems`` are sentences on what could not be read.
+    where that cannot be told; ``problems`` are sentences on what could not be read.
     """
 
     at: float
@@ -91,20 +87,23 @@ class Watch:
         self._judge: Judge | None = None
         self._before: tuple[float, Mapping[int, Arms]] | None = None
         self._drift: tuple[float, int, int | None] = (-DRIFT_EVERY_S, -1, None)
-        self._arms: tuple[float, int, tuple[ArmLine, ...]] = (-ARMS_EVERY_S, -1, ())
+        self._arms: dict[int, tuple[tuple[int, int], tuple[ArmLine, ...]]] = {}
 
     def look(self) -> Frame:
         """Look once. Raises :class:`PliantError` where nothing at all can be read."""
         started = time.monotonic()
         with Host(self.places) as host:  # opened anew: a journal belongs to the thread that opened it
             generation = host.journal.current()
-            if self._judge is None or self._judge.generation != generation:
+            if self._judge is None or (self._judge.generation, self._judge.off) != (
+                generation,
+                host.switches(),
+            ):
                 self._judge = Judge(host)
             problems: list[str] = []
             statuses = policy_statuses(host)
             seen, survey = connections(host, self._judge, at_most=self.at_most)
             services = self._services(host, seen)
-            arms = self._compared(host, generation, statuses)
+            arms = self._compared(host, statuses)
             drift = self._drifted(host, generation, problems)
         now = time.monotonic()
         winning = Counter(name for one in seen for name in one.winners)
@@ -121,6 +120,10 @@ class Watch:
             drift=drift,
             problems=tuple(problems),
         )
+
+    def judged_whole(self, seen: Seen) -> Seen:
+        """A connection that was seen, with why the policies that do not match it do not."""
+        return self._judge(seen.connection, whole=True) if self._judge else seen
 
     def options(self, seen: Seen) -> list[OptionState]:
         """What the kernel shows of each option won on a connection that was seen."""
@@ -155,21 +158,28 @@ class Watch:
         self._drift = (time.monotonic(), generation, drift)
         return drift
 
-    def _compared(self, host: Host, generation: int, statuses: list[PolicyStatus]) -> tuple[ArmLine, ...]:
-        at, of, lines = self._arms
-        if of == generation and time.monotonic() - at < ARMS_EVERY_S:
-            return lines
+    def _compared(self, host: Host, statuses: list[PolicyStatus]) -> tuple[ArmLine, ...]:
+        """The arms' comparisons, worked out anew for policies of which more has been measured."""
         effects = _effects(host)
-        lines = tuple(
-            ArmLine(status.policy.name, comparison)
-            for status in statuses
-            if status.number in effects
-            for comparison in compare(effects[status.number])
-            if comparison.question.statistic in ("p50", "share")
-            or comparison.question.metric == "retransmission_ratio"
-        )
-        self._arms = (time.monotonic(), generation, lines)
-        return lines
+        known, self._arms = self._arms, {}
+        for status in statuses:
+            effect = effects.get(status.number)
+            if effect is None:
+                continue
+            counts = effect.treated.connections, effect.held_out.connections
+            held = known.get(status.number)
+            lines = held[1] if held and held[0] == counts else _arm_lines(status.policy.name, effect)
+            self._arms[status.number] = counts, lines
+        return tuple(line for _, lines in self._arms.values() for line in lines)
+
+
+def _arm_lines(policy: str, effect: Effect) -> tuple[ArmLine, ...]:
+    return tuple(
+        ArmLine(policy, comparison)
+        for comparison in compare(effect)
+        if comparison.question.statistic in ("p50", "share")
+        or comparison.question.metric == Metric.RETRANSMISSION_RATIO.label
+    )
 
 
 def _rates(status: PolicyStatus, now: float, before: tuple[float, Mapping[int, Arms]] | None) -> Rates:
@@ -183,5 +193,4 @@ def _rates(status: PolicyStatus, now: float, before: tuple[float, Mapping[int, A
 
 
 def _effects(host: Host) -> dict[int, Effect]:
-    codec = shipped_layout().scope.get("effect")
-    return read_effects(host.pins, codec) if codec else {}
+    return read_effects(host.pins, shipped_layout().scope["effect"])

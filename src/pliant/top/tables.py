@@ -160,8 +160,8 @@ def summary(frame: Frame) -> str:
     )
     total = f"{frame.survey.total:,}" + ("" if frame.survey.is_complete else "+")
     return (
-        f"{frame.hostname}  generation {frame.generation}  {len(frame.policies)} policies  "
-        f"{len(frame.services)} services  {total} connections  {drift}"
+        f"{frame.hostname}  generation {frame.generation}  {drift}  {len(frame.policies)} policies  "
+        f"{len(frame.services)} services  {total} connections"
     )
 
 

@@ -125,23 +125,28 @@ def tune(pliant: Pliant, ends: Ends, make_policy: MakePolicy) -> Tune:
 
 # -- packets
 
-FIN, SYN, PSH, ACK = 1, 2, 8, 16
+FIN, SYN, PSH, ACK, ECE, CWR = 1, 2, 8, 16, 64, 128
 SOL_PACKET, PACKET_IGNORE_OUTGOING, ETH_P_ALL = 263, 23, 3
 SO_RCVBUFFORCE, SO_TIMESTAMPNS = 33, 35
 
 
 @dataclass(frozen=True)
 class Packet:
-    """A TCP packet as a host has received it, ``at`` in seconds; ``window`` is not scaled yet."""
+    """A TCP packet as a host has received it, ``at`` in seconds; ``window`` is not scaled yet.
+
+    ``scale`` and ``mss`` are options of a SYN, ``flow_label`` is IPv6's.
+    """
 
     at: float
     source_port: int
     port: int
     dscp: int
     ecn: int
+    flow_label: int | None
     flags: int
     window: int
     scale: int | None
+    mss: int | None
     payload: int
 
     @property
@@ -188,36 +193,42 @@ def capture() -> Captures:
 
 def parse(data: bytes, at: float) -> Packet | None:
     if data[0] >> 4 == 4:
-        start, traffic_class, protocol = (data[0] & 15) * 4, data[1], data[9]
+        start, traffic_class, protocol, label = (data[0] & 15) * 4, data[1], data[9], None
         end = struct.unpack_from("!H", data, 2)[0]
     else:
         start, protocol = 40, data[6]
-        traffic_class = struct.unpack_from("!H", data)[0] >> 4 & 0xFF
+        first = struct.unpack_from("!I", data)[0]
+        traffic_class, label = first >> 20 & 0xFF, first & 0xFFFFF
         end = 40 + struct.unpack_from("!H", data, 4)[0]
     if protocol != socket.IPPROTO_TCP:
         return None
     source, port, offset, flags, window = struct.unpack_from("!HH8xBBH", data, start)
     header = (offset >> 4) * 4
+    options = dict(tcp_options(data[start + 20 : start + header]))
     return Packet(
         at=at,
         source_port=source,
         port=port,
         dscp=traffic_class >> 2,
         ecn=traffic_class & 3,
+        flow_label=label,
         flags=flags,
         window=window,
-        scale=window_scale(data[start + 20 : start + header]),
+        scale=options[OPTION_SCALE][0] if OPTION_SCALE in options else None,
+        mss=int.from_bytes(options[OPTION_MSS], "big") if OPTION_MSS in options else None,
         payload=end - start - header,
     )
 
 
-def window_scale(options: bytes) -> int | None:
+OPTION_MSS, OPTION_SCALE = 2, 3
+
+
+def tcp_options(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Each option of a header with its value (RFC 9293, 3.1)."""
     at = 0
-    while at < len(options) and options[at] != 0:
-        if options[at] == 1:
+    while at < len(data) and data[at] != 0:
+        if data[at] == 1:
             at += 1
             continue
-        if options[at] == 3:
-            return options[at + 2]
-        at += options[at + 1]
-    return None
+        yield data[at], data[at + 2 : at + data[at + 1]]
+        at += data[at + 1]

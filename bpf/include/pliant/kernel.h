@@ -93,7 +93,9 @@ struct tcp_sock {
 	__u32 total_retrans;
 	__u32 srtt_us; /* in eighths */
 	struct minmax rtt_min;
+	__u8 ecn_flags;
 	__u32 mss_cache;
+	__u32 snd_cwnd_clamp; /* segments; all ones: none */
 	__u32 rate_delivered;
 	__u32 rate_interval_us;
 };

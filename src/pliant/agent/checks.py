@@ -17,7 +17,9 @@ from pliant.kernel import btf, sysctls
 from pliant.kernel.cgroup_query import exclusive_owner
 from pliant.kernel.congestion_controls import congestion_controls
 from pliant.kernel.errors import NotSupported
+from pliant.kernel.jiffies import jiffy_us
 from pliant.kernel.pins import PinDirectory
+from pliant.kernel.tcp_options import TCP_RTO_MAX_MS, has_tcp_option
 from pliant.plan.steps import Attach, Step
 from pliant.policy.model import Policy
 from pliant.policy.services import matching_cgroups
@@ -38,7 +40,13 @@ def check_host(places: Places) -> None:
 
 def check_values(policies: Iterable[Policy]) -> None:
     """Raise when this host cannot give a policy what it asks for; every such policy is named."""
-    facts = HostFacts(congestion_controls=congestion_controls(), rmem_max=_rmem_max())
+    facts = HostFacts(
+        congestion_controls=congestion_controls(),
+        rmem_max=_memory("net.core.rmem_max"),
+        wmem_max=_memory("net.core.wmem_max"),
+        jiffy_us=jiffy_us(),
+        has_max_rto=has_tcp_option(TCP_RTO_MAX_MS),
+    )
     complaints = [
         f"policy '{policy.name}': spec.tune.{option}: {complaint}"
         for policy in policies
@@ -63,9 +71,9 @@ def check_reach(policies: Iterable[Policy]) -> None:
         raise PliantError("\n".join(complaints), remedy="write applyTo: new, or leave it out")
 
 
-def _rmem_max() -> int | None:
+def _memory(name: str) -> int | None:
     try:
-        return int(sysctls.read("net.core.rmem_max"))
+        return int(sysctls.read(name))
     except NotSupported:
         return None
 

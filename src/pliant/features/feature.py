@@ -48,11 +48,15 @@ class Callback(IntEnum):
 class HostFacts:
     """What a feature may want to know of a host before it accepts a value.
 
-    ``rmem_max`` is the sysctl net.core.rmem_max in bytes; None where it cannot be read (in a network namespace).
+    ``rmem_max`` and ``wmem_max`` are the sysctls in net.core, in bytes; None where they cannot be read (in a network
+    namespace). ``jiffy_us`` is the tick of the kernel's timers, and ``has_max_rto`` whether it has TCP_RTO_MAX_MS.
     """
 
     congestion_controls: frozenset[str] = field(default_factory=frozenset)
     rmem_max: int | None = None
+    wmem_max: int | None = None
+    jiffy_us: int = 1000
+    has_max_rto: bool = True
 
 
 def accept_anything(value: Any, facts: HostFacts) -> str | None:

@@ -59,6 +59,9 @@ class SocketState:
     sndbuf: int
     rcvbuf: int
     notsent_lowat: int
+    user_timeout_ms: int
+    keepalive: bool
+    keepidle_s: int
     maxseg: int
     mark: int
     priority: int
@@ -102,6 +105,9 @@ def inspect_socket(sock: socket.socket) -> SocketState:
         sndbuf=options(socket.SOL_SOCKET, socket.SO_SNDBUF),
         rcvbuf=options(socket.SOL_SOCKET, socket.SO_RCVBUF),
         notsent_lowat=options(tcp, socket.TCP_NOTSENT_LOWAT) & 0xFFFFFFFF,
+        user_timeout_ms=options(tcp, socket.TCP_USER_TIMEOUT),
+        keepalive=bool(options(socket.SOL_SOCKET, socket.SO_KEEPALIVE)),
+        keepidle_s=options(tcp, socket.TCP_KEEPIDLE),
         maxseg=options(tcp, socket.TCP_MAXSEG),
         mark=options(socket.SOL_SOCKET, socket.SO_MARK),
         priority=options(socket.SOL_SOCKET, socket.SO_PRIORITY),

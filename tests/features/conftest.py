@@ -191,6 +191,17 @@ def capture() -> Captures:
     return begin
 
 
+@contextmanager
+def deaf(host: LabHost) -> Iterator[None]:
+    """Have a host drop the TCP packets that come in, after they were captured."""
+    everyone = ("0.0.0.0/0", "::/0")
+    host.ip(*(f"xfrm policy add dir in src {any_} dst {any_} proto tcp action block" for any_ in everyone))
+    try:
+        yield
+    finally:
+        host.ip(*(f"xfrm policy delete dir in src {any_} dst {any_} proto tcp" for any_ in everyone))
+
+
 def parse(data: bytes, at: float) -> Packet | None:
     if data[0] >> 4 == 4:
         start, traffic_class, protocol, label = (data[0] & 15) * 4, data[1], data[9], None

@@ -21,5 +21,5 @@ FEATURE = Feature(
     reach=Reach.NEW_ONLY,
     encode=lambda timeouts: {"timeouts": timeouts},
     source="sk_txhash of struct bpf_sock_ops, include/uapi/linux/bpf.h",
-    callbacks=frozenset({Callback.RTO}),
+    callbacks=frozenset({Callback.RTO, Callback.RETRANS}),
 )

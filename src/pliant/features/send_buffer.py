@@ -30,4 +30,5 @@ FEATURE = Feature(
     encode=lambda size_bytes: {"bytes": size_bytes},
     source="SO_SNDBUF, socket(7)",
     check=check,
+    read=lambda sock: sock.sndbuf,
 )

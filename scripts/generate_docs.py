@@ -113,18 +113,23 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
+def _typed(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def features_page() -> str:
     """Every feature: what it sets, on which connections, and how, in the words of its BPF source."""
     lines = [
         NOTE,
         "# Features\n",
         "A feature is one key of a policy's `tune` section, one BPF program, and one file of declaration. *New-only* "
-        "features act when a connection is made; *live* ones could also reach open connections.\n",
+        "features act when a connection is made; *live* ones reach open connections, too, and give them back what they "
+        "had (`applyTo: live`). What is not here, and why, is in [catalogue.md](../catalogue.md).\n",
         "| feature | reach | example | what it sets |",
         "|---|---|---|---|",
     ]
     lines += [
-        f"| [`{name}`](#{name}) | {f.reach.value} | `{f.option.example}` | {_cell(f.option.summary)} |"
+        f"| [`{name}`](#{name}) | {f.reach.value} | `{_typed(f.option.example)}` | {_cell(f.option.summary)} |"
         for name, f in features().items()
     ]
     for name, feature in features().items():

@@ -60,7 +60,7 @@ def test_connect_measures_the_ratio_each_program_and_a_service_without_policy() 
 
 @pytest.mark.parametrize("runs", [1, 10])
 def test_the_load_of_connect_is_bounded_by_what_its_runs_can_need(runs: int) -> None:
-    assert 60 < connect.longest_s(Options(runs)) <= 60 + runs * 20
+    assert 60 < connect.longest_s(Options(runs)) <= 60 + runs * 60
 
 
 def test_more_runs_than_the_load_may_last_for_are_refused() -> None:

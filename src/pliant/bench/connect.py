@@ -4,20 +4,20 @@
 With and without a policy take turns under one load that never stops; only the policy comes and goes, so nothing else
 differs. The policy sets every option there is to what the connection would have had anyway, as far as there is such a
 value. What cannot be had without effect: a pacing rate turns TCP's pacing on where the congestion control has not
-done so (BBR has); it is set so high that it never holds anything back.
+done so (BBR has); it is set so high that it never holds anything back. Keepalive starts a timer.
 
 Only scope is attached; the kernel charges it with all that runs behind it, for the features are tail-called and have
 no run-time statistics of their own. So they are told apart by what is missing without them, in neighbouring windows of
 time under the same load:
 
-- ``total_ns``: scope with all six features behind it, per connection, over all the callbacks it was called for
+- ``total_ns``: scope with all features behind it, per connection, over all the callbacks it was called for
   (``program_runs`` of them).
-- ``<feature>_ns``: how much less that is with a policy that sets the other five options. Besides the feature's program
+- ``<feature>_ns``: how much less that is with a policy that sets all other options. Besides the feature's program
   it has the call to it, and what scope does for one option more.
-- ``scope_ns``: the same policy with all six options, but with the slots emptied through which scope calls the features:
+- ``scope_ns``: the same policy with all options, but with the slots emptied through which scope calls the features:
   everything scope does, its attempts to call included.
 
-Each is measured directly, so ``scope_ns`` and the six need not add up to ``total_ns``. All include reading the clock
+Each is measured directly, so ``scope_ns`` and the rest need not add up to ``total_ns``. All include reading the clock
 (20 to 60 ns for each run of scope; a difference has none of it), and leave out what it takes to get to scope.
 ``connect_ratio`` is the whole truth, and is measured while the kernel does not count.
 """
@@ -59,11 +59,23 @@ MOST_S = 900.0  # no load runs for longer
 
 # What a connection has anyway, or what does not matter to one that carries a single byte.
 NEUTRAL: dict[str, object] = {
-    "initial_cwnd": 10,
-    "pacing_rate": "34Gbit",
-    "min_rto": "200ms",
-    "receive_window_max": "256KiB",
+    "cwnd_clamp": 1_000_000,
+    "delayed_ack_max": "200ms",
     "dscp": 0,
+    "ecn": True,
+    "flow_rehash": 1,
+    "initial_cwnd": 10,
+    "initial_rwnd": 45,
+    "keepalive": "32767s",
+    "max_rto": "120s",
+    "min_rto": "200ms",
+    "mss": 32767,
+    "notsent_lowat": "1GiB",
+    "pacing_rate": "34Gbit",
+    "receive_window_max": "256KiB",
+    "send_buffer": "256KiB",
+    "syn_timeout": "1s",
+    "user_timeout": "1440m",
 }
 
 
@@ -133,9 +145,9 @@ def ratios(options: Options, load: Load, host: Host, tuning: Policy) -> Iterator
 
 def costs(options: Options, load: Load, lab_host: LabHost, host: Host) -> Iterator[Sample]:
     """Yield what scope runs for, per connection: with all features, without each of them, and without any."""
-    all_six = everything(lab_host)
-    fives = {name: everything(lab_host, without=name) for name in features()}
-    apply(host, [all_six])  # brings scope
+    complete = everything(lab_host)
+    others = {name: everything(lab_host, without=name) for name in features()}
+    apply(host, [complete])  # brings scope
     with Counters(host) as counters, run_time_statistics():
 
         def window() -> Cost:
@@ -144,15 +156,15 @@ def costs(options: Options, load: Load, lab_host: LabHost, host: Host) -> Iterat
 
         for number in range(options.runs):
             options.progress(f"counting nanoseconds of each program, {number + 1} of {options.runs}")
-            apply(host, [all_six])
+            apply(host, [complete])
             with nothing_called(host):
                 yield Sample("scope_ns", "ns per connection", window().ns)
             whole = []
-            for name, five in fives.items():
+            for name, other in others.items():
                 spent = {}
-                for complete in (True, False) if number % 2 else (False, True):
-                    apply(host, [all_six if complete else five])
-                    spent[complete] = window()
+                for is_complete in (True, False) if number % 2 else (False, True):
+                    apply(host, [complete if is_complete else other])
+                    spent[is_complete] = window()
                 yield Sample(f"{name}_ns", "ns per connection", spent[True].ns - spent[False].ns)
                 whole.append(spent[True])
             for cost in whole:

@@ -8,12 +8,15 @@ time and whenever something went wrong.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
+from pliant.agent.adjustment_notes import AdjustmentNotes
+from pliant.agent.audit_trail import AuditTrail
 from pliant.agent.checks import check_hooks
 from pliant.agent.host import Host
 from pliant.agent.lock import HostBusy
@@ -100,6 +103,7 @@ class Reconciler:
     _matched: Mapping[str, int] = field(default_factory=dict, init=False)
     _names: dict[int, str] = field(default_factory=dict, init=False)
     _refused: dict[int, Refused] = field(default_factory=dict, init=False)
+    _notes: AdjustmentNotes = field(default_factory=AdjustmentNotes, init=False)
 
     @property
     def generation(self) -> int:
@@ -153,6 +157,18 @@ class Reconciler:
             raise
         return replace(outcome, seconds=time.monotonic() - started)
 
+    def record_adjustments(self) -> None:
+        """Record in the audit log what was adjusted and is not in it yet; left for the next time if it cannot be."""
+        if self._notes.is_empty:
+            return
+        with contextlib.suppress(PliantError), self.host.exclusively():
+            self._record_adjustments()
+
+    def _record_adjustments(self) -> None:
+        trail = AuditTrail(self.journal, self.host.places.state)
+        with contextlib.suppress(PliantError):
+            self._notes.record(trail, self.generation)
+
     def _reconcile(self, cause: Cause) -> Outcome:
         if cause is not Cause.SERVICES:
             self._found = None
@@ -166,6 +182,8 @@ class Reconciler:
                 return Outcome(cause, State.SAME)
             if not known_well and not self._plan(self._compile(in_force)):
                 self._keep(matched)
+                if self._notes.is_due:
+                    self.record_adjustments()
                 return Outcome(cause, State.SAME)
         with self.host.exclusively():  # settles what was interrupted
             return self._adjust(cause)
@@ -280,6 +298,10 @@ class Reconciler:
         self._found = _after(self._found, plan)
         self._keep(self._match(in_force))
         state = State.ADJUSTED if plan else State.SAME
+        if plan:
+            self._notes.add(cause.value, len(plan), attached, detached)
+        if self._notes.is_due:
+            self._record_adjustments()
         return Outcome(cause, state, 0.0, plan, attached, detached, tuple(refused))
 
     def _keep(self, matched: Mapping[str, int]) -> None:

@@ -258,3 +258,21 @@ def test_the_log_is_json_lines_where_nobody_watches(ground: Ground) -> None:
         process.terminate()
         kinds = [json.loads(line)["kind"] for line in process.communicate(timeout=20)[1].splitlines()]
     assert kinds == ["agent-started", "agent-stopped"]
+
+
+def test_adjustments_are_in_the_audit_log_summed_up(ground: Ground, make_policy: MakePolicy) -> None:
+    ground.apply(make_policy("each", "*.service", {"initial_cwnd": 40}))
+    with ground.agent() as process:
+        for number in range(6):
+            (ground.root / f"s{number}.service").mkdir()
+            await_(lambda name=f"s{number}.service": ground.programs(name) == ["scope"])  # type: ignore[misc]
+            ground.remove(f"s{number}.service")
+        await_(lambda: ground.drift() == 0)
+        process.terminate()
+        process.wait()
+    done = ground.command("audit", "show", "-o", "json")
+    notes = [record["details"] for record in json.loads(done.stdout) if record["verb"] == "adjust"]
+    assert 1 <= len(notes) <= 3  # one at once, one when the agent ended, and one should a minute have passed
+    attached = [name for note in notes for name in note["attached"]]
+    assert sorted({name.rpartition("/")[2] for name in attached}) == [f"s{n}.service" for n in range(6)]
+    assert ground.command("audit", "verify").returncode == 0

@@ -98,6 +98,7 @@ class Agent:
             stack.callback(self.state_watch.close)
             self.services = stack.enter_context(CgroupWatch(self.host.cgroup_root))
             self.reconciler = Reconciler(self.host, self.services, self.journal, self._progress)
+            stack.callback(self.reconciler.record_adjustments)
             self.server = Server(self.loop, methods(self), self.journal.events.after, self._metrics)
             stack.callback(self.server.close)
             self._listen()

@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 Q := $(if $(filter 1,$(V)),,@)
 PY := .venv/bin/python
-SOURCES := $(wildcard bpf/*.c bpf/include/pliant/*.h)
+SOURCES := $(wildcard bpf/*.c bpf/*/*.c bpf/include/pliant/*.h)
 PYTHON_DIRS := src tests hatch_build.py scripts
 
 .PHONY: help setup bpf demo test unit lint docs docs-check pictures bench test-kill effect-aa wheel-check test-kernels clean

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles ``bpf/*.bpf.c`` into the objects the package ships.
+"""Compiles ``bpf/**/*.bpf.c`` into the objects the package ships.
 
 Run by hatchling when a wheel or an editable install is built, and by ``make bpf`` as a script. Objects are
 compiled once, here, never on the host that loads them: kernel types come from ``bpf/include/pliant/kernel.h``
@@ -66,6 +66,7 @@ def compile_object(source: Path, target: Path) -> None:
         str(target),
     ]
     line = " ".join(command) if os.environ.get("V") == "1" else f"  BPF  {target.name}"
+    target.parent.mkdir(exist_ok=True)
     sys.stdout.write(line + "\n")  # in one piece: others write at the same time
     result = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     if result.returncode:
@@ -76,9 +77,10 @@ def compile_all() -> None:
     """Compile every source that is newer than its object; drop objects whose source is gone."""
     OBJECTS.mkdir(parents=True, exist_ok=True)
     wanted = {
-        OBJECTS / f"{source.name.removesuffix('.c')}.o": source for source in sorted(SOURCES.glob("*.bpf.c"))
+        OBJECTS / source.relative_to(SOURCES).with_suffix(".o"): source
+        for source in sorted(SOURCES.glob("**/*.bpf.c"))
     }
-    for orphan in set(OBJECTS.glob("*.bpf.o")) - set(wanted):
+    for orphan in set(OBJECTS.glob("**/*.bpf.o")) - set(wanted):
         orphan.unlink()
     jobs = [(source, target) for target, source in wanted.items() if stale(source, target)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:

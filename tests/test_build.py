@@ -11,13 +11,18 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
+def objects_in(checkout: Path) -> dict[str, bytes]:
+    objects = checkout / "src" / "pliant" / "objects"
+    return {str(path.relative_to(objects)): path.read_bytes() for path in objects.rglob("*.bpf.o")}
+
+
 def test_objects_are_the_same_bytes_in_any_directory(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "bpf", tmp_path / "bpf")
     shutil.copy(ROOT / "hatch_build.py", tmp_path)
     subprocess.run([sys.executable, tmp_path / "hatch_build.py"], check=True, capture_output=True)
-    built = {path.name: path.read_bytes() for path in (tmp_path / "src/pliant/objects").iterdir()}
+    built = objects_in(tmp_path)
     subprocess.run([sys.executable, ROOT / "hatch_build.py"], check=True, capture_output=True)
-    assert built == {path.name: path.read_bytes() for path in (ROOT / "src/pliant/objects").iterdir()}
+    assert built == objects_in(ROOT)
 
 
 def test_source_that_does_not_compile_is_named(tmp_path: Path) -> None:

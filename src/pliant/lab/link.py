@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pliant.errors import PliantError
 from pliant.lab.medium import Medium, NetemMedium, PathStatistics, VethMedium, kernel_has_netem
 from pliant.lab.path import PathSpec
+from pliant.lab.queue_record import QueueRecord
 from pliant.lab.relay_medium import RelayMedium
 
 if TYPE_CHECKING:
@@ -27,7 +28,15 @@ class Link:
     """
 
     def __init__(
-        self, number: int, hosts: tuple[Host, Host], spec: PathSpec, *, offloads: bool, seed: int, medium: str
+        self,
+        number: int,
+        hosts: tuple[Host, Host],
+        spec: PathSpec,
+        *,
+        offloads: bool,
+        seed: int,
+        medium: str,
+        record_packets: int = 0,
     ) -> None:
         self.hosts = hosts
         self.specs = [spec, spec]
@@ -37,7 +46,7 @@ class Link:
         network6 = ipaddress.ip_network(f"2001:2:0:{number:x}::/64")
         self._addresses = (str(network[1]), str(network[2]))
         self._addresses6 = (str(network6[1]), str(network6[2]))
-        self.medium: Medium = self._make_medium(spec, medium, seed)
+        self.medium: Medium = self._make_medium(spec, medium, seed, record_packets)
         for i, host in enumerate(hosts):
             host.ip(
                 f"address add {self._addresses[i]}/24 dev {self.names[i]}",
@@ -47,21 +56,24 @@ class Link:
         for host in hosts:
             self.route_to(host, host.prefixes)
 
-    def _make_medium(self, spec: PathSpec, medium: str, seed: int) -> Medium:
+    def _make_medium(self, spec: PathSpec, medium: str, seed: int, record_packets: int) -> Medium:
         settings = spec.settings(offloads=self.offloads)
         if medium == "auto":
             # netem lets jittered packets overtake each other, and cannot mark above a queue depth.
-            wants_relay = settings.jitter_ns or settings.mark_above
-            medium = (
-                "veth" if spec.is_direct else "relay" if wants_relay or not kernel_has_netem() else "netem"
-            )
+            wants_relay = settings.jitter_ns or settings.mark_above or record_packets
+            if wants_relay or not (spec.is_direct or kernel_has_netem()):
+                medium = "relay"
+            else:
+                medium = "veth" if spec.is_direct else "netem"
         ends = ((self.hosts[0], self.names[0]), (self.hosts[1], self.names[1]))
         if medium == "veth":
             return VethMedium(ends, offloads=self.offloads)
         if medium == "netem":
             return NetemMedium(ends, (settings, settings), offloads=self.offloads)
         if medium == "relay":
-            return RelayMedium(ends, (settings, settings), offloads=self.offloads, seed=seed)
+            return RelayMedium(
+                ends, (settings, settings), offloads=self.offloads, seed=seed, record_packets=record_packets
+            )
         raise PliantError(
             f"there is no medium {medium!r} for a link", remedy=f"use one of {', '.join(MEDIA)}"
         )
@@ -131,6 +143,18 @@ class Link:
         for direction in self._directions(toward):
             total += self.medium.statistics(direction)
         return total
+
+    def queue_record(self, toward: Host) -> QueueRecord:
+        """Return when the latest packets ``toward`` a host were in the transmitter's queue.
+
+        Raises PliantError unless the link was made with ``record_packets``.
+        """
+        if not isinstance(self.medium, RelayMedium):
+            raise PliantError(
+                f"a link of kind {self.medium.kind} does not record its queues", remedy="use medium='relay'"
+            )
+        [direction] = self._directions(toward)
+        return self.medium.recording(direction)
 
     def _directions(self, toward: Host | None) -> tuple[int, ...]:
         return (0, 1) if toward is None else (1 - self._index(toward),)

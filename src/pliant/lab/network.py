@@ -77,6 +77,7 @@ class Lab:
         seed: int = 1,
         offloads: bool = False,
         medium: str = "auto",
+        record_packets: int = 0,
     ) -> Link:
         """Join two hosts; all settings hold for each direction.
 
@@ -90,12 +91,22 @@ class Lab:
         offloads: let 64 KB aggregates pass as one packet, which is fast; off, each packet counts.
         medium: "auto" is a veth pair when the path is direct, else netem if the kernel has it, else the
         relay; or name one.
+        record_packets: keep for the latest so many packets of each direction when they were in the queue, for
+        ``Link.queue_record`` (relay only; 16 bytes each).
 
         Raises PliantError for what cannot be read or made.
         """
         spec = PathSpec(rate, delay, jitter, loss, queue, mark_above)
         number = len(self.links) + 1
-        link = Link(number, (one, other), spec, offloads=offloads, seed=seed, medium=medium)
+        link = Link(
+            number,
+            (one, other),
+            spec,
+            offloads=offloads,
+            seed=seed,
+            medium=medium,
+            record_packets=record_packets,
+        )
         self.links.append(link)
         return link
 

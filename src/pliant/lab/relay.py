@@ -12,9 +12,13 @@ So no packet waits in two places, and one deque per direction, ordered by due ti
 loop sleeps in select (microseconds, timer slack 1 ns) until a packet arrives or the next one is due.
 
 Run by path with ``python -I -S``: it may import only the standard library. Its one argument is JSON with
-the descriptors (``tun``: two, ``control``: a socket, ``statistics``: a memfd), ``header`` (bytes before each
-IP packet), ``seed`` and ``directions`` (two settings). The control socket takes one JSON message for a
-change and answers "ok".
+the descriptors (``tun``: two, ``control``: a socket, ``statistics``: a memfd, ``recording``: two memfds or
+null), ``header`` (bytes before each IP packet), ``seed`` and ``directions`` (two settings). The control socket
+takes one JSON message for a change and answers "ok".
+
+A recording says when each packet came into the transmitter's queue and when it left the transmitter: a count of all
+packets so far, then for the latest as many pairs of times (CLOCK_MONOTONIC, ns) as fit, in a ring. The length of the
+queue at any time follows from it.
 """
 
 from __future__ import annotations
@@ -42,6 +46,9 @@ LONG_SLEEP_NS = 1_000_000
 WAKE_EARLY_NS = 300_000
 FIELDS = ("forwarded", "forwarded_bytes", "dropped", "lost", "marked", "undelivered", "most_queued_bytes")
 
+PASSAGE = struct.Struct("=QQ")  # of a packet through the queue: arrived, departs
+RECORDING_HEADER = struct.Struct("=QQ")  # packets so far, the rest unused
+
 VNET_HEADER = struct.Struct("<BBHHHHxx")  # flags, gso type, header length, gso size, checksum start, offset
 
 
@@ -49,8 +56,16 @@ class Direction:
     """One direction of the link: the transmitter's queue, the wire and their counters."""
 
     def __init__(
-        self, source: int, sink: int, header: int, rng: random.Random, setting: dict[str, Any]
+        self,
+        source: int,
+        sink: int,
+        header: int,
+        rng: random.Random,
+        setting: dict[str, Any],
+        recording: mmap.mmap | None = None,
     ) -> None:
+        self.recording = recording
+        self.recorded = 0
         self.source = source
         self.sink = sink
         self.header = header
@@ -100,6 +115,8 @@ class Direction:
                 packet = self.marked(packet)
             departs = self.free_at = (free_at if free_at > now else now) + int(size * self.ns_per_byte)
             departures.append(departs)
+        if self.recording is not None:
+            self.record(now, departs)
         if self.loss and self.rng.random() < self.loss:
             self.counts["lost"] += 1
             return
@@ -110,6 +127,16 @@ class Direction:
             due = self.last_due
         self.last_due = due
         self.wire.append((due, packet))
+
+    def record(self, arrived: int, departs: int) -> None:
+        """Write a packet's way through the queue into the ring, then count it."""
+        ring = self.recording
+        assert ring is not None
+        room = (len(ring) - RECORDING_HEADER.size) // PASSAGE.size
+        place = RECORDING_HEADER.size + self.recorded % room * PASSAGE.size
+        PASSAGE.pack_into(ring, place, arrived, departs)
+        self.recorded += 1
+        RECORDING_HEADER.pack_into(ring, 0, self.recorded, 0)
 
     def marked(self, packet: bytes) -> bytes:
         """Return the packet with Congestion Experienced set, if it is ECN-capable (RFC 3168)."""
@@ -239,7 +266,12 @@ def main() -> None:
     tun = setup["tun"]
     directions = [
         Direction(
-            tun[i], tun[1 - i], setup["header"], random.Random(f"{setup['seed']}/{i}"), setup["directions"][i]
+            tun[i],
+            tun[1 - i],
+            setup["header"],
+            random.Random(f"{setup['seed']}/{i}"),
+            setup["directions"][i],
+            None if setup["recording"] is None else mmap.mmap(setup["recording"][i], 0),
         )
         for i in (0, 1)
     ]

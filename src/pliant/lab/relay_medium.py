@@ -15,6 +15,7 @@ from pliant.errors import PliantError
 from pliant.lab import interface, relay
 from pliant.lab.medium import MTU, Ends, PathStatistics, device_counters
 from pliant.lab.path import PathSettings
+from pliant.lab.queue_record import QueueRecord, read_recording
 
 _ROW = struct.Struct(f"{len(relay.FIELDS)}Q")  # one direction's counters in the shared memory
 _ANSWER_S = 10.0
@@ -27,9 +28,16 @@ class RelayMedium:
     kind = "relay"
 
     def __init__(
-        self, ends: Ends, settings: tuple[PathSettings, PathSettings], *, offloads: bool, seed: int
+        self,
+        ends: Ends,
+        settings: tuple[PathSettings, PathSettings],
+        *,
+        offloads: bool,
+        seed: int,
+        record_packets: int = 0,
     ) -> None:
         self.ends = ends
+        self._recordings: list[mmap.mmap] = []
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.settimeout(_ANSWER_S)
         memory = os.memfd_create("pliant-lab-relay")
@@ -43,10 +51,12 @@ class RelayMedium:
                 with host.inside():
                     tuns.append(interface.open_tun(name, offloads=offloads))
                 ours.callback(os.close, tuns[-1])
+            recording = self._make_recordings(record_packets, ours) if record_packets else None
             setup = {
                 "tun": tuns,
                 "control": theirs.fileno(),
                 "statistics": memory,
+                "recording": recording,
                 "header": relay.VNET_HEADER.size if offloads else 0,
                 "seed": seed,
                 "directions": [setting.as_json() for setting in settings],
@@ -54,7 +64,7 @@ class RelayMedium:
             self.process = ends[0][0].spawn(
                 [sys.executable, "-I", "-S", relay.__file__, json.dumps(setup)],
                 service="relay",
-                pass_fds=[*tuns, theirs.fileno(), memory],
+                pass_fds=[*tuns, theirs.fileno(), memory, *(recording or ())],
             )
         try:
             self._await_answer()
@@ -65,6 +75,25 @@ class RelayMedium:
             with suppress(FileNotFoundError):  # a kernel without IPv6
                 host.sysctl(f"net/ipv6/conf/{name}/addr_gen_mode", "1")  # no link-local address, no chatter
             host.ip(f"link set {name} mtu {MTU} txqueuelen {_DEVICE_QUEUE} multicast off up")
+
+    def _make_recordings(self, packets: int, ours: ExitStack) -> list[int]:
+        """One ring for each direction, mapped here; return the descriptors, which the stack closes."""
+        descriptors = []
+        for _ in self.ends:
+            memory = os.memfd_create("pliant-lab-recording")
+            ours.callback(os.close, memory)
+            os.ftruncate(memory, relay.RECORDING_HEADER.size + packets * relay.PASSAGE.size)
+            self._recordings.append(mmap.mmap(memory, 0, prot=mmap.PROT_READ))
+            descriptors.append(memory)
+        return descriptors
+
+    def recording(self, direction: int) -> QueueRecord:
+        """Return when the latest packets of one direction were in the queue; raises PliantError without a recording."""
+        if not self._recordings:
+            raise PliantError(
+                "this link does not record its queues", remedy="make it with lab.link(..., record_packets=N)"
+            )
+        return read_recording(self._recordings[direction])
 
     def _await_answer(self) -> None:
         try:

@@ -4,13 +4,18 @@
  *
  * Chosen as soon as the connection is judged, so that a connecting socket negotiates what its algorithm needs. A socket
  * that runs the algorithm already is left as it is: choosing it again would start it anew, to no effect.
+ *
+ * An accepted connection is judged when ECN has been agreed on or not. So where its algorithm needs ECN, the kernel is
+ * told so when the SYN comes in.
  */
+#define ANSWERS_SYN
 #include <pliant/feature.h>
 
 #define TCP_CONGESTION 13
 
 struct setting {
 	char name[TCP_CA_NAME_MAX]; /* ends in NUL */
+	__u32 needs_ecn;	    /* the algorithm cannot do without */
 };
 
 FEATURE_SETTINGS;
@@ -38,6 +43,12 @@ static __always_inline long set_option(void *socket, struct sock *sk, const stru
 static __always_inline long get_option(void *socket, struct sock *sk, struct setting *setting)
 {
 	return bpf_getsockopt(socket, SOL_TCP, TCP_CONGESTION, setting->name, sizeof(setting->name));
+}
+
+static __always_inline void answer_syn(struct bpf_sock_ops *ctx, const struct setting *setting)
+{
+	if (setting->needs_ecn)
+		ctx->reply = 1;
 }
 
 LIVE_FEATURE(congestion_control)

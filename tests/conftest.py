@@ -167,6 +167,8 @@ def _describe(path: Path) -> object:
     if PROGRAM_PIN.fullmatch(path.name):
         with Program.pinned(path) as program:
             return program.tag
+    if path.parent.parent.name == "controls":
+        return "control"
     if path.parent.name == "links":
         with Link.pinned(path) as link:
             info = link.info()

@@ -43,7 +43,8 @@ struct pliant_dctcp {
 	__u32 cwnd_before;   /* the last reduction, for one that turns out to be wrong */
 	__u32 acknowledged;  /* rcv_nxt as of the packet before the one that comes in */
 	__u32 windows;	     /* of data that alpha is made of, since the beginning */
-	__u8 marked;	     /* the last packet received was marked (DCTCP.CE) */
+	__u8 heard;	     /* there was one */
+	__u8 marked;	     /* it was marked (DCTCP.CE) */
 	__u8 told;	     /* the last acknowledgement carried ECE */
 	__u8 settled;	     /* the peer has agreed to ECN */
 };
@@ -85,11 +86,11 @@ SEC("struct_ops") void BPF_PROG(pliant_dctcp_init, struct sock *sk)
 		self->alpha = moved->alpha;
 		self->windows = moved->windows;
 		self->marked = moved->marked;
+		self->heard = moved->heard;
 		self->acknowledged = moved->acknowledged;
 		self->cwnd_before = moved->cwnd_before;
 	} else {
 		self->alpha = ONE; /* 4.2 */
-		self->acknowledged = tp->rcv_nxt;
 	}
 	self->state.format = FORMAT;
 	self->bytes_acked = tp->bytes_acked;
@@ -107,6 +108,11 @@ SEC("struct_ops") void BPF_PROG(pliant_dctcp_in_ack_event, struct sock *sk, __u3
 
 	if (!stays(sk, self))
 		return;
+	if (sk->__sk_common.skc_state == TCP_SYN_SENT) { /* only now are there sequence numbers */
+		self->bytes_acked = tp->bytes_acked;
+		begin_window(self, tp);
+		return;
+	}
 	acked = tp->bytes_acked - self->bytes_acked;
 	self->bytes_acked = tp->bytes_acked;
 	self->window_acked += acked;
@@ -173,7 +179,7 @@ static __always_inline void received(struct sock *sk, struct pliant_dctcp *self,
 	__u8 pending = tp->inet_conn.icsk_ack.pending;
 
 	if (marked != self->marked) {
-		if (pending & ICSK_ACK_TIMER) { /* packets before this one are not acknowledged yet */
+		if (self->heard && pending & ICSK_ACK_TIMER) { /* packets before this one are not acknowledged yet */
 			echo(tp, self->marked);
 			bpf_tcp_send_ack(tp, self->acknowledged);
 			pending = tp->inet_conn.icsk_ack.pending;
@@ -182,6 +188,7 @@ static __always_inline void received(struct sock *sk, struct pliant_dctcp *self,
 		self->marked = marked;
 		echo(tp, marked);
 	}
+	self->heard = true;
 	self->acknowledged = tp->rcv_nxt;
 }
 

@@ -61,12 +61,17 @@ class Peer:
         self.segments: list[Segment] = []
         os.set_blocking(tun, False)
 
-    def accept(self, *, ecn: bool = True) -> Segment:
-        """Have the socket connect, agree to ECN or not, and return the SYN."""
+    def accept(self, *, ecn: bool = True, late: str = "") -> Segment:
+        """Have the socket connect, agree to ECN or not, and return the SYN.
+
+        ``late`` names a congestion control to be set when the SYN is on its way.
+        """
         self.sock.setblocking(False)
         self.sock.connect_ex((socket.inet_ntop(self.sock.family, self.remote), PORT))
         self.wait(lambda: bool(self.read()))
         syn = self.segments[0]
+        if late:
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, late.encode())
         while not self._is_established():  # for an IPv6 address takes a moment until it is the host's
             self._send(SYN | ACK | (ECE if ecn else 0), self.own, self.theirs + 1, SYN_OPTIONS)
             select.select([self.tun], [], [], 0.1)

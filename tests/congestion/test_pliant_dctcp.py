@@ -90,6 +90,15 @@ class Sender:
 
 
 @pytest.fixture
+def with_ecn(host: LabHost) -> Iterator[None]:
+    """Sockets ask for ECN whatever their congestion control."""
+    before = host.sysctl("net.ipv4.tcp_ecn")
+    host.sysctl("net.ipv4.tcp_ecn", "1")
+    yield
+    host.sysctl("net.ipv4.tcp_ecn", before)
+
+
+@pytest.fixture
 def sender(open_peer: OpenPeer, dctcp: Registered, host: LabHost) -> Iterator[Sender]:
     with open_peer(NAME) as peer:
         peer.accept()
@@ -123,6 +132,27 @@ def test_3_3_alpha_follows_the_share_of_bytes_marked_in_each_window(sender: Send
             sender.acknowledge(ece=number % 3 == 0)
         assert sender.kernel() == (sender.alpha, sender.windows)
     assert 0.3 < sender.alpha / ONE < 0.9
+
+
+@pytest.mark.usefixtures("with_ecn")
+def test_control_chosen_before_the_connection_is_made_counts_from_its_first_byte(
+    open_peer: OpenPeer, dctcp: Registered, host: LabHost
+) -> None:
+    for _ in range(4):  # about half of the initial sequence numbers are beyond 2^31
+        with open_peer("reno") as peer:
+            peer.accept(late=NAME)
+            sender = Sender(peer, dctcp, host)
+            for _ in range(3):
+                sender.window()
+            assert sender.kernel() == (sender.alpha, sender.windows)
+            assert sender.windows >= 3
+
+
+@pytest.mark.usefixtures("with_ecn")
+def test_first_packet_marked_is_acknowledged_once(open_peer: OpenPeer) -> None:
+    with open_peer("reno") as peer:
+        peer.accept(late=NAME)
+        assert [(s.acknowledged, s.has_ece) for s in peer.send_data(MSS, ecn=CE)] == [(MSS, True)]
 
 
 def decayed(sender: Sender, windows: int = 20) -> None:

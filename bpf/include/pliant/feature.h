@@ -184,6 +184,13 @@ static __always_inline enum moment moment_of(struct bpf_sock_ops *ctx, const str
 		return 1;                                                                  \
 	}
 
+/* A live feature that the kernel also asks about a SYN defines ANSWERS_SYN before this header, and answer_syn(). */
+#ifdef ANSWERS_SYN
+#define ANSWER_SYN(ctx, setting) answer_syn(ctx, setting)
+#else
+#define ANSWER_SYN(ctx, setting) ((void)0)
+#endif
+
 /*
  * The programs of a feature that acts on open connections, too. What a socket had before us is remembered only where a
  * policy for open connections has won the option.
@@ -228,6 +235,8 @@ static __always_inline enum moment moment_of(struct bpf_sock_ops *ctx, const str
 		struct bpf_sock *owner = ctx->sk;                                                         \
 		struct sock *sk;                                                                          \
                                                                                                           \
+		if (setting && moment_of(ctx, verdict) == SYN)                                            \
+			ANSWER_SYN(ctx, setting);                                                         \
 		if (!setting || !owner || !is_judged(moment_of(ctx, verdict)))                            \
 			return;                                                                           \
 		sk = (struct sock *)bpf_skc_to_tcp_sock(owner);                                           \

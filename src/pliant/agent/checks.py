@@ -9,9 +9,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pliant.agent.actuator.attachments import attach_type
+from pliant.agent.actuator.controls import taken
 from pliant.agent.places import Places
 from pliant.errors import PliantError
 from pliant.features import features
+from pliant.features.controls import OPTION, shipped_controls
 from pliant.features.feature import HostFacts, Reach
 from pliant.kernel import btf, sysctls
 from pliant.kernel.cgroup_query import exclusive_owner
@@ -19,7 +21,9 @@ from pliant.kernel.congestion_controls import congestion_controls
 from pliant.kernel.errors import NotSupported
 from pliant.kernel.jiffies import jiffy_us
 from pliant.kernel.pins import PinDirectory
+from pliant.kernel.probes import probe
 from pliant.kernel.tcp_options import TCP_RTO_MAX_MS, has_tcp_option
+from pliant.plan.controls import RegisterControl
 from pliant.plan.steps import Attach, Step
 from pliant.policy.model import Policy
 from pliant.policy.services import matching_cgroups
@@ -40,8 +44,11 @@ def check_host(places: Places) -> None:
 
 def check_values(policies: Iterable[Policy]) -> None:
     """Raise when this host cannot give a policy what it asks for; every such policy is named."""
+    policies = list(policies)
     facts = HostFacts(
         congestion_controls=congestion_controls(),
+        shipped_controls=frozenset(shipped_controls()),
+        controls_missing=_controls_missing(policies),
         rmem_max=_memory("net.core.rmem_max"),
         wmem_max=_memory("net.core.wmem_max"),
         jiffy_us=jiffy_us(),
@@ -55,6 +62,21 @@ def check_values(policies: Iterable[Policy]) -> None:
     ]
     if complaints:
         raise PliantError("\n".join(complaints), remedy="choose a value this host offers")
+
+
+def _controls_missing(policies: Iterable[Policy]) -> str:
+    """Why no congestion control of ours can be registered, if any policy wants one."""
+    if any(policy.tune_values.get(OPTION) in shipped_controls() for policy in policies):
+        support = probe("struct_ops_link").support
+        return "" if support else support.reason
+    return ""
+
+
+def check_controls(plan: Sequence[Step]) -> None:
+    """Raise when somebody else has registered a congestion control under a name that ours needs."""
+    for step in plan:
+        if isinstance(step, RegisterControl) and step.control in congestion_controls():
+            raise taken(step.control)
 
 
 def check_reach(policies: Iterable[Policy]) -> None:

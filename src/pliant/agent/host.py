@@ -16,6 +16,7 @@ from pliant.agent.actuator import Ground, KernelActuator
 from pliant.agent.audit_trail import AuditTrail
 from pliant.agent.change import Applied, Change, Policies
 from pliant.agent.checks import (
+    check_controls,
     check_hooks,
     check_host,
     check_reach,
@@ -30,6 +31,7 @@ from pliant.agent.origin import Origin
 from pliant.agent.places import Places
 from pliant.errors import PliantError
 from pliant.features import catalogue, hooked
+from pliant.features.controls import wanted_controls
 from pliant.features.encoding import encode, live_digest
 from pliant.features.layout import shipped_layout
 from pliant.kernel import cgroups
@@ -270,6 +272,7 @@ class Host:
             tables=tables,
             attachments=desired.attachments,
             tuned=live_digest(desired, tables),
+            controls=wanted_controls(desired),
         )
         return plan(found or self.observe(known), target, {number: path for path, number in known.items()})
 
@@ -294,6 +297,7 @@ class Host:
         """Raise what would keep the change from being made, without making it."""
         check_host(self.places)
         check_hooks(change.plan, self.cgroup_root)
+        check_controls(change.plan)
 
     def carry_out(
         self,

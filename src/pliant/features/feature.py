@@ -48,11 +48,15 @@ class Callback(IntEnum):
 class HostFacts:
     """What a feature may want to know of a host before it accepts a value.
 
+    ``congestion_controls`` are those the kernel has registered; ``shipped_controls`` are Pliant's own, which are
+    registered when a policy chooses them, unless ``controls_missing`` says what the kernel lacks for that.
     ``rmem_max`` and ``wmem_max`` are the sysctls in net.core, in bytes; None where they cannot be read (in a network
     namespace). ``jiffy_us`` is the tick of the kernel's timers, and ``has_max_rto`` whether it has TCP_RTO_MAX_MS.
     """
 
     congestion_controls: frozenset[str] = field(default_factory=frozenset)
+    shipped_controls: frozenset[str] = field(default_factory=frozenset)
+    controls_missing: str = ""
     rmem_max: int | None = None
     wmem_max: int | None = None
     jiffy_us: int = 1000

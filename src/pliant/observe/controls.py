@@ -13,16 +13,17 @@ A name is registered for the whole machine, whatever the layout of the tables is
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pliant.kernel.errors import KernelError
+from pliant.kernel.iterators import network_namespaces
 from pliant.kernel.links import Link, attach_iterator
 from pliant.kernel.maps import Map
 from pliant.kernel.namespaces import entered
-from pliant.kernel.network_namespaces import network_namespaces
 from pliant.kernel.programs import Program
 
 OPS, MOVE, FLOWS = "ops", "move", "flows"
@@ -137,7 +138,12 @@ def read_flows(pins: ControlPins, name: str, build: str) -> list[Flow]:
 
 def iterate(pin: Path) -> Iterator[bytes]:
     """Run a pinned iterator over TCP sockets in every network namespace; what it writes in each."""
-    with Program.pinned(pin) as program, attach_iterator(program) as link, network_namespaces() as namespaces:
-        for namespace in namespaces:
-            with entered(namespace):
-                yield link.read_iterator()
+    with Program.pinned(pin) as program, attach_iterator(program) as link:
+        for namespace in network_namespaces():
+            with contextlib.ExitStack() as inside:
+                try:
+                    inside.enter_context(entered(namespace))
+                except KernelError:
+                    continue  # its last process has ended
+                output = link.read_iterator()
+            yield output

@@ -11,6 +11,7 @@ from pliant.kernel.errors import KernelError
 from pliant.kernel.links import Link
 from pliant.kernel.maps import Map
 from pliant.kernel.programs import Program
+from pliant.observe.controls import ControlPins, read_controls
 from pliant.observe.pin_tree import Hook, PinTree
 from pliant.observe.state import HostState
 from pliant.observe.tables import Table
@@ -55,6 +56,7 @@ def read_state(
         attachments=attached - stale,
         stale=stale,
         tuned=_tuned(pins) if SCOPE in builds else 0,
+        controls=read_controls(ControlPins(pins.root)),
         other_layouts=tuple(pins.other_layouts()),
     )
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pliant.observe.controls import ControlState
 from pliant.observe.pin_tree import Hook
 from pliant.observe.tables import Tables
 
@@ -18,7 +19,8 @@ class HostState:
     was interrupted; ``partial`` names objects that cannot be used: their pins are incomplete (their loading was
     interrupted), or scope does not call them. ``attachments`` says what is attached where; ``stale`` are
     those whose cgroup is gone or whose link runs another program; ``tuned`` is what open connections were last brought
-    in line with (0: nothing, or it was interrupted); ``other_layouts`` are pin directories of other
+    in line with (0: nothing, or it was interrupted); ``controls`` are the congestion controls of ours;
+    ``other_layouts`` are pin directories of other
     builds of Pliant.
     """
 
@@ -28,9 +30,11 @@ class HostState:
     attachments: frozenset[Hook] = frozenset()
     stale: frozenset[Hook] = frozenset()
     tuned: int = 0
+    controls: ControlState = field(default_factory=ControlState)
     other_layouts: tuple[str, ...] = ()
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing of ours is on the host."""
-        return not (self.builds or self.partial or self.attachments or self.stale or self.other_layouts)
+        programs = self.builds or self.partial or self.attachments or self.stale
+        return self.controls.is_empty and not (programs or self.other_layouts)

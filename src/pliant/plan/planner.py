@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pliant.observe.pin_tree import Hook
 from pliant.observe.state import HostState
 from pliant.observe.tables import Table, Tables
+from pliant.plan.controls import leftovers, registrations, removals
 from pliant.plan.steps import (
     Attach,
     CarryCounters,
@@ -38,13 +39,15 @@ class Target:
     """What the kernel should hold, encoded.
 
     ``builds`` names the objects to be loaded and the file each comes from; ``tuned`` is what open connections should
-    be in line with (0: no policy is for them).
+    be in line with (0: no policy is for them); ``controls`` names the congestion controls of ours to be registered and
+    the build of each.
     """
 
     builds: Mapping[str, str]
     tables: Tables
     attachments: frozenset[Attachment]
     tuned: int = 0
+    controls: Mapping[str, str] = field(default_factory=dict)
 
 
 def plan(found: HostState, target: Target, cgroups: Mapping[int, str] | None = None) -> tuple[Step, ...]:
@@ -60,6 +63,7 @@ def plan(found: HostState, target: Target, cgroups: Mapping[int, str] | None = N
     return (
         *_detaches(lost, names, "there is nothing left for it to run on, or nothing left to run", lost=True),
         *_cleared(found),
+        *registrations(found.controls, target.controls),
         *_loads(found, target),
         *_writes(found, target, VALUES),
         *_carries(found, target),
@@ -72,7 +76,9 @@ def plan(found: HostState, target: Target, cgroups: Mapping[int, str] | None = N
         *_detaches(found.attachments - wanted, names, "no policy asks for it there any more"),
         *_deletes(found, target, VALUES),
         *_unloads(found, target),
+        *removals(found.controls, target.controls),
         *(ForgetProgram("its replacement is in place", *replaced) for replaced in _replaced(found, target)),
+        *leftovers(found.controls, target.controls),
         *(RetireLayout("this build has taken over", layout) for layout in found.other_layouts),
     )
 

@@ -137,6 +137,12 @@ def _compile(
         services=dict(_services(cgroups, classes | _exceptions(classes, excluded), shapes, options)),
         attachments=frozenset(_attachments(cgroups, classes, options, hooked)),
         options=frozenset(option for intent in intents for option in intent.version.settings),
+        names=frozenset(
+            (option, value)
+            for intent in intents
+            for option, value in intent.version.settings.items()
+            if isinstance(value, str)
+        ),
     )
     unmatched = tuple(i.version.name for i in intents if i.pattern not in seen_patterns)
     return Compiled(desired, numbers, unmatched, conflicts)

@@ -80,7 +80,7 @@ class DesiredState:
     """Everything the kernel must hold for a set of policies on one host.
 
     ``options`` are those that any policy sets, also one that waits for its service: their programs are loaded, so that
-    a service that appears only has to be attached to.
+    a service that appears only has to be attached to. ``names`` are the values of theirs that are words.
     """
 
     versions: Mapping[int, PolicyVersion] = field(default_factory=dict)
@@ -88,6 +88,7 @@ class DesiredState:
     services: Mapping[int, Service] = field(default_factory=dict)
     attachments: frozenset[Attachment] = frozenset()
     options: frozenset[str] = frozenset()
+    names: frozenset[tuple[str, str]] = frozenset()
 
     @property
     def programs(self) -> frozenset[str]:

@@ -7,6 +7,7 @@ A kind of thing that steps change has a class in a file of its own, which says t
 from __future__ import annotations
 
 from pliant.agent.actuator.attachments import Attachments
+from pliant.agent.actuator.controls import Controls
 from pliant.agent.actuator.ground import Ground, Taken
 from pliant.agent.actuator.layouts import Layouts
 from pliant.agent.actuator.objects import Objects
@@ -30,6 +31,7 @@ class KernelActuator:
             TableWriter(ground),
             Attachments(ground),
             OpenConnections(ground),
+            Controls(ground),
             Layouts(ground),
         )
         self._taken: dict[type[Step], Taken] = {

@@ -69,15 +69,11 @@ def policies(pair: Pair, make_policy: MakePolicy) -> Callable[[str], list[Policy
     """A policy for each end of a connection, that has it run a congestion control."""
 
     def chosen(control: str) -> list[Policy]:
-        ends = {
-            "server": (pair.server, "web.service", {"localPorts": [PORT]}),
-            "client": (pair.client, "app.service", {"remotePorts": [PORT]}),
-        }
+        tune = {"congestion_control": control}
+        web, app = pair.service(pair.server, "web.service"), pair.service(pair.client, "app.service")
         return [
-            make_policy(
-                role, pair.service(host, service), {"congestion_control": control}, role=role, **ports
-            )
-            for role, (host, service, ports) in ends.items()
+            make_policy("server", web, tune, role="server", localPorts=[PORT]),
+            make_policy("client", app, tune, role="client", remotePorts=[PORT]),
         ]
 
     return chosen
@@ -431,5 +427,7 @@ def test_steps_are_undone_by_their_counterparts() -> None:
     replace = ReplaceControl("why", "pliant_dctcp", "b", previous="a")
     restored = replace.undo()
     assert restored.sentence == "put the other build's congestion control pliant_dctcp back"
-    assert dataclasses.replace(restored.undo(), reason="why") == replace
+    again = restored.undo()
+    assert again is not None
+    assert dataclasses.replace(again, reason="why") == replace
     assert UnregisterControl("why", "pliant_dctcp", build="").undo() is None

@@ -11,9 +11,9 @@ from pliant.features import features
 from pliant.features.layout import Layout
 from pliant.observe.tables import Table, Tables
 from pliant.policy.desired import SCOPE, DesiredState, PolicyVersion, RuleKey
+from pliant.policy.holdout import threshold
 
 RULE_EXACT_BITS = 128  # RULE_EXACT_BITS in scope.h
-PPM = 1_000_000
 POLICY_LIVE, POLICY_MEASURED = 1, 2  # enum policy_flag in scope.h
 ARMS = (0, 1)  # enum effect_arm in effect.h: treated, held out
 NUMBER = 4
@@ -92,7 +92,7 @@ def _policy(version: PolicyVersion, layout: Layout) -> bytes:
         {
             "priority": version.priority,
             "options": layout.mask(version.settings),
-            "holdout": min(version.holdout_ppm * 2**32 // PPM, 2**32 - 1),
+            "holdout": threshold(version.holdout_ppm),
             "flags": POLICY_LIVE * version.live | POLICY_MEASURED * version.measured,
             "treated": 0,
             "held_out": 0,

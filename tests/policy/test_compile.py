@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pliant.errors import PliantError
-from pliant.features.encoding import PPM, encode
+from pliant.features.encoding import encode
 from pliant.features.layout import shipped_layout
 from pliant.policy.compile import MAX_RULE_POLICIES, Compiled, compile_policies
 from pliant.policy.conflicts import Conflict, PolicyConflict
@@ -68,7 +68,7 @@ def test_a_connection_held_out_of_a_policy_is_judged_as_if_that_policy_were_not_
             policy
             for policy in policies
             if not holds_out(
-                min(policy.holdout_ppm * 2**32 // PPM, 2**32 - 1),
+                min(policy.holdout_ppm * 2**32 // 1_000_000, 2**32 - 1),
                 compiled.numbering.numbers[policy.name].number,
                 connection,
             )

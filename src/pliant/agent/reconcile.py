@@ -125,6 +125,13 @@ class Reconciler:
         numbering = self._in_force.numbering.numbers if self._in_force else {}
         return {numbered.number: name for name, numbered in numbering.items()}
 
+    def measured(self) -> dict[int, Policy]:
+        """The policies in force that hold connections out, by their numbers."""
+        if not self._in_force:
+            return {}
+        numbers = self._in_force.numbering.numbers
+        return {numbers[p.name].number: p for p in self._in_force.policies if p.holdout_ppm}
+
     def policy_counts(self) -> tuple[int, int]:
         """How many policies in force have a service on this host, and how many wait for theirs."""
         if not self._in_force:

@@ -36,6 +36,14 @@ def _address(ctx: click.Context, param: click.Parameter, value: str | None) -> t
     help="How often to look whether the kernel is still as it should be.",
 )
 @click.option(
+    "--guard-every",
+    type=click.FloatRange(min=0.1),
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How often to look whether a policy has passed a limit of its guard.",
+)
+@click.option(
     "--metrics",
     callback=_address,
     metavar="ADDRESS:PORT",
@@ -45,7 +53,13 @@ def _address(ctx: click.Context, param: click.Parameter, value: str | None) -> t
     "--group", default="pliant", show_default=True, help="Members of this group may read from the socket."
 )
 @click.pass_context
-def agent(ctx: click.Context, check_every: float, metrics: tuple[str, int] | None, group: str) -> None:
+def agent(
+    ctx: click.Context,
+    check_every: float,
+    guard_every: float,
+    metrics: tuple[str, int] | None,
+    group: str,
+) -> None:
     """Keep this host as its policies ask for, until told to end.
 
     Watches the policies, the services and the kernel. Ending it, however, changes nothing on the data path; the next
@@ -53,4 +67,4 @@ def agent(ctx: click.Context, check_every: float, metrics: tuple[str, int] | Non
     """
     from pliant.agent.daemon.agent import Agent, Settings
 
-    Agent(open_places(ctx), Settings(check_every, metrics, group)).run()
+    Agent(open_places(ctx), Settings(check_every, metrics, group, guard_every)).run()

@@ -74,6 +74,21 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                 ("generation", "cause", "remedy"),
             ),
             Kind(
+                "guard-tripped",
+                "A policy has passed a limit of its guard for certain, and is taken off until somebody switches it on.",
+                (
+                    "policy",
+                    "generation",
+                    "limit",
+                    "allowed",
+                    "increase",
+                    "treated",
+                    "heldOut",
+                    "treatedCount",
+                    "heldOutCount",
+                ),
+            ),
+            Kind(
                 "watch-degraded",
                 "The user's inotify watches are used up: services are looked for once a second instead.",
                 ("services",),

@@ -20,6 +20,7 @@ from typing import Any
 
 import pliant
 from pliant.agent.daemon import metrics
+from pliant.agent.daemon.guards import Guards
 from pliant.agent.daemon.log import log
 from pliant.agent.daemon.loop import Loop, Timer
 from pliant.agent.daemon.methods import methods
@@ -51,6 +52,7 @@ class Settings:
     check_every_s: float = 30.0
     metrics: tuple[str, int] | None = None
     group: str = "pliant"
+    guard_every_s: float = 5.0
 
 
 class Agent:
@@ -115,6 +117,7 @@ class Agent:
         self.loop.watch(self.services, self._services_changed)
         self.every(self.settings.check_every_s, self._check)
         self.every(SAMPLE_EVERY_S, self._sample)
+        self.every(self.settings.guard_every_s, Guards(self).look)
 
     def _begin(self) -> None:
         generation = self.journal.current()

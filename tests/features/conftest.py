@@ -176,19 +176,21 @@ class Capture:
 Captures = Callable[[LabHost], AbstractContextManager[Capture]]
 
 
+@contextmanager
+def capturing(host: LabHost) -> Iterator[Capture]:
+    """Record the TCP packets that come in to a host."""
+    with host.inside():
+        sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_ALL))
+    with sock:
+        sock.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 26)
+        sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        yield Capture(sock)
+
+
 @pytest.fixture
 def capture() -> Captures:
-    @contextmanager
-    def begin(host: LabHost) -> Iterator[Capture]:
-        with host.inside():
-            sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_ALL))
-        with sock:
-            sock.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
-            sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 26)
-            sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-            yield Capture(sock)
-
-    return begin
+    return capturing
 
 
 @contextmanager

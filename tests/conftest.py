@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import itertools
 import json
 import os
@@ -36,6 +37,7 @@ from pliant.policy.documents import load_policies
 from pliant.policy.model import Policy
 
 _numbers = itertools.count(1)
+REGISTRARS_LOCK = Path("/run/lock/pliant-test-controls")
 Eventually = Callable[[Callable[[], bool]], None]
 
 
@@ -250,6 +252,14 @@ def pair(mounts: PrivateMounts) -> Iterator[Pair]:
         yield Pair(lab, server, client)
         for group in lab.cgroup.rglob("*/"):
             assert attached(group, AttachType.CGROUP_SOCK_OPS) == ()
+
+
+@pytest.fixture(scope="module")
+def only_registrar() -> Iterator[None]:
+    """Congestion controls are registered for the whole machine: whoever else runs tests that do so waits."""
+    with REGISTRARS_LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pliant.bench import Options, Result, benches, connect, run_bench
+from pliant.bench import Options, Result, benches, connect, dctcp, run_bench
 from pliant.bench.place import private_mounts
 from pliant.bench.policies import initial_cwnd, policies_text
 from pliant.errors import PliantError
@@ -87,12 +87,36 @@ def test_off_measures_both_ways_and_sees_every_socket_restored() -> None:
     assert (found["connections"], found["sockets_restored"]) == (100, 200)
 
 
+@root
+@pytest.mark.usefixtures("only_registrar", "leaves_nothing")
+def test_dctcp_measures_queue_rate_and_fairness_of_each_mix() -> None:
+    found = measured(run_bench("dctcp", 1, scale=0.04))
+    each = (
+        "queue_p50_packets",
+        "queue_p99_packets",
+        "goodput_mbit",
+        "fairness",
+        "marked_packets",
+        "dropped_packets",
+    )
+    names = {f"{mix}_{metric}" for mix in dctcp.MIXES for metric in each}
+    assert found.keys() == names | {"mixed_pliant_dctcp_share"}
+    assert all(found[f"{mix}_marked_packets"] > 0 for mix in ("pliant_dctcp", "cubic_ecn", "mixed"))
+    assert found["cubic_marked_packets"] == found["pliant_cubic_marked_packets"] == 0
+    assert all(0.25 <= found[f"{mix}_fairness"] <= 1 for mix in dctcp.MIXES)
+
+
+def test_jain_is_one_for_equal_shares_and_a_share_each_for_one_flow_that_has_all() -> None:
+    assert dctcp.jain([3, 3, 3, 3]) == 1
+    assert dctcp.jain([5, 0, 0, 0]) == 0.25
+
+
 def test_startup_measures_whole_processes() -> None:
     assert measured(run_bench("startup", 1)).keys() == {"help_ms", "version_ms"}
 
 
 def test_every_benchmark_has_a_test_of_its_own_here() -> None:
-    assert set(benches()) == {"apply", "connect", "effect", "off", "startup"}
+    assert set(benches()) == {"apply", "connect", "dctcp", "effect", "off", "startup"}
 
 
 def test_many_policies_load_and_none_is_like_another() -> None:

@@ -4,14 +4,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import socket
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,17 +26,13 @@ from tests.congestion.peer import Peer
 if TYPE_CHECKING:
     from pliant.lab import PrivateMounts
 
-MACHINE_LOCK = Path("/run/lock/pliant-test-controls")
 ADDRESSES = {"ipv4": ("198.18.254.1", "198.18.254.2"), "ipv6": ("2001:2:0:fe::1", "2001:2:0:fe::2")}
 _FLOW = struct.Struct("=HHIQII104s")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def alone() -> Iterator[None]:
-    """A name is registered for the whole machine: whoever else runs these tests waits."""
-    with MACHINE_LOCK.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def alone(only_registrar: None) -> None:
+    """All of these tests register congestion controls."""
 
 
 @dataclass(frozen=True)

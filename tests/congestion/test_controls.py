@@ -14,8 +14,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from click.testing import CliRunner
 
 from pliant.agent.host import Host
+from pliant.agent.status import control_statuses
+from pliant.cli.main import cli
 from pliant.errors import PliantError
 from pliant.features import congestion_control, controls
 from pliant.features.controls import Control, shipped_controls
@@ -194,6 +197,31 @@ def test_dctcp_of_the_server_alone_falls_back_to_reno_with_a_client_without_ecn(
     mine, theirs = ends(server, client, pair.server)
     assert (theirs.ecn, theirs.congestion_control) == (False, "reno")
     assert mine.congestion_control not in NAMES
+
+
+def test_status_says_what_is_registered_and_how_many_connections_run_it(
+    pliant: Pliant, pair: Pair, client: TcpClient, policies: Callable[[str], list[Policy]]
+) -> None:
+    with Host(pliant.places) as host:
+        assert {(s.name, s.state, s.connections) for s in control_statuses(host)} == {
+            (name, "absent", None) for name in NAMES
+        }
+    pliant.apply(*policies("pliant_cubic"))
+    client.connect(pair.server.address, PORT, count=3)
+    with Host(pliant.places) as host:
+        [cubic, dctcp] = control_statuses(host)
+    assert (cubic.state, cubic.policies, cubic.connections, cubic.needs_ecn) == ("registered", 2, 6, False)
+    assert (dctcp.state, dctcp.policies, dctcp.needs_ecn) == ("absent", 0, True)
+
+
+def test_command_lists_the_controls(pliant: Pliant, policies: Callable[[str], list[Policy]]) -> None:
+    pliant.apply(*policies("pliant_dctcp"))
+    argv = ["--state", str(pliant.places.state), "--pins", str(pliant.places.pins), "get", "controls"]
+    shown = CliRunner().invoke(cli, argv)
+    assert shown.exit_code == 0, shown.output
+    [_, cubic, dctcp] = shown.output.splitlines()
+    assert cubic.split()[:5] == ["pliant_cubic", "absent", "0", "-", "no"]
+    assert dctcp.split()[:5] == ["pliant_dctcp", "registered", "2", "0", "yes"]
 
 
 # -- another build

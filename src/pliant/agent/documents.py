@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pliant.agent.status import FeatureStatus, PolicyStatus, ServiceStatus
+from pliant.agent.status import ControlStatus, FeatureStatus, PolicyStatus, ServiceStatus
 
 
 def policy_document(status: PolicyStatus) -> dict[str, Any]:
@@ -30,6 +30,18 @@ def service_document(status: ServiceStatus) -> dict[str, Any]:
         "cgroup": status.cgroup,
         "policies": list(status.policies),
         "programs": list(status.programs),
+    }
+
+
+def control_document(status: ControlStatus) -> dict[str, Any]:
+    """A congestion control of ours, and how many connections run it."""
+    return {
+        "control": status.name,
+        "state": status.state,
+        "build": status.build,
+        "needsEcn": status.needs_ecn,
+        "policies": status.policies,
+        "connections": status.connections,
     }
 
 

@@ -9,13 +9,17 @@ from dataclasses import dataclass
 
 from pliant.agent.host import Host
 from pliant.features import features
+from pliant.features.controls import OPTION, shipped_controls
 from pliant.features.layout import shipped_layout
+from pliant.observe.controls import ControlPins, read_controls, read_flows
 from pliant.observe.counters import Arms, read_arms, read_outcomes
 from pliant.observe.state import HostState
 from pliant.policy.desired import SCOPE
 from pliant.policy.model import Policy
 from pliant.policy.services import ancestors, lying_within, matching_cgroups
 from pliant.policy.switches import Kind, Switch, Switched, Switches
+
+TCP_LISTEN = 10  # include/net/tcp_states.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,23 @@ class FeatureStatus:
     loaded: bool
     policies: int
     outcomes: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ControlStatus:
+    """One congestion control of ours.
+
+    ``state`` is ``registered``, ``other-build`` (registered by another build of Pliant), ``broken`` (its pins are
+    incomplete) or ``absent``. ``connections`` are the open ones that run it; None while it is not registered, for then
+    nobody can list them.
+    """
+
+    name: str
+    state: str
+    build: str
+    needs_ecn: bool
+    policies: int
+    connections: int | None = None
 
 
 def policy_statuses(host: Host) -> list[PolicyStatus]:
@@ -132,6 +153,24 @@ def _off(name: str, services: tuple[str, ...], switches: Switches) -> tuple[Swit
             off = off or switches.get(Switched(Kind.SERVICE, pattern))
             services = tuple(path for path in services if path not in excluded)
     return off, services
+
+
+def control_statuses(host: Host) -> list[ControlStatus]:
+    """Every congestion control this installation brings, by name."""
+    pins = ControlPins(host.places.pins)
+    found = read_controls(pins)
+    chosen = Counter(policy.tune_values.get(OPTION) for policy in host.policies().values())
+    result = []
+    for name, control in shipped_controls().items():
+        held = found.registered.get(name)
+        state = "broken" if name in found.partial else "absent"
+        connections = None
+        if held:
+            state = "registered" if held == control.build else "other-build"
+            connections = sum(flow.tcp_state != TCP_LISTEN for flow in read_flows(pins, name, held))
+        build = held or control.build
+        result.append(ControlStatus(name, state, build, control.needs_ecn, chosen[name], connections))
+    return result
 
 
 def _cgroups_by_pattern(policies: Mapping[str, Policy], known: Mapping[str, int]) -> dict[str, list[str]]:

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 import click
 
-from pliant.agent.documents import feature_document, policy_document, service_document
+from pliant.agent.documents import control_document, feature_document, policy_document, service_document
 from pliant.agent.host import Host
 from pliant.agent.status import (
     PolicyStatus,
+    control_statuses,
     feature_statuses,
     policy_statuses,
     service_statuses,
@@ -20,7 +21,7 @@ from pliant.cli.connections import get_connections, limit_option
 from pliant.cli.context import complete_policy, open_host, output_option
 from pliant.errors import PliantError
 
-KINDS = ("policies", "services", "features", "connections")
+KINDS = ("policies", "services", "features", "controls", "connections")
 
 
 @click.command()
@@ -42,9 +43,10 @@ def get(
     limit: int,
     output: str,
 ) -> None:
-    """List policies (the default), services, features or connections, with what the kernel says of them now.
+    """List policies (the default), services, features, controls or connections, with what the kernel says of them now.
 
-    Connections are the open ones of services that have policies; a policy in parentheses holds the connection out.
+    Controls are the congestion controls that Pliant brings. Connections are the open ones of services that have
+    policies; a policy in parentheses holds the connection out.
     """
     if kind == "connections":
         if names:
@@ -59,7 +61,13 @@ def get(
             f"--policy and --service choose connections, not {kind}", remedy="give the names themselves"
         )
     with open_host(ctx) as host:
-        {"policies": _policies, "services": _services, "features": _features}[kind](host, names, output)
+        listed = {
+            "policies": _policies,
+            "services": _services,
+            "features": _features,
+            "controls": _controls,
+        }
+        listed[kind](host, names, output)
 
 
 def _policies(host: Host, names: Sequence[str], output: str) -> None:
@@ -129,6 +137,31 @@ def _features(host: Host, names: Sequence[str], output: str) -> None:
                 for status in chosen
             ],
             nothing="this build has no features",
+        ),
+    )
+
+
+def _controls(host: Host, names: Sequence[str], output: str) -> None:
+    found = {status.name: status for status in control_statuses(host)}
+    chosen = [found[name] for name in _chosen("control", list(found), names)]
+    out.show(
+        output,
+        plain=lambda: [control_document(status) for status in chosen],
+        names=lambda: [f"control/{status.name}" for status in chosen],
+        people=lambda: out.table(
+            ("control", "state", "policies", "connections", "needs ECN", "build"),
+            [
+                (
+                    status.name,
+                    status.state,
+                    str(status.policies),
+                    "-" if status.connections is None else str(status.connections),
+                    "yes" if status.needs_ecn else "no",
+                    status.build,
+                )
+                for status in chosen
+            ],
+            nothing="this build has no congestion controls",
         ),
     )
 

@@ -115,7 +115,9 @@ _QUESTIONS = {
         "Congestion controls can be BPF programs.", attempts.struct_ops, "Linux 5.6 or later, with BTF"
     ),
     "struct_ops_link": _Question(
-        "Such congestion controls are replaced in place.", attempts.struct_ops_link, "Linux 6.4 or later"
+        "Such congestion controls, Pliant's own among them, are registered by links and replaced in place.",
+        attempts.struct_ops_link,
+        "Linux 6.4 or later",
     ),
     "xdp": _Question("Programs are attached to a driver's receive path.", attempts.xdp, "Linux 5.9 or later"),
     "tcx": _Question(

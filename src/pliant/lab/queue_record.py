@@ -22,10 +22,10 @@ class QueueRecord:
     arrived: tuple[int, ...]
     departed: tuple[int, ...]
 
-    def since(self, start_ns: int) -> QueueRecord:
-        """The packets that arrived at a time or later."""
-        first = bisect_left(self.arrived, start_ns)
-        return QueueRecord(self.arrived[first:], self.departed[first:])
+    def between(self, start_ns: int, end_ns: int) -> QueueRecord:
+        """The packets that arrived from one time until just before another."""
+        first, last = bisect_left(self.arrived, start_ns), bisect_left(self.arrived, end_ns)
+        return QueueRecord(self.arrived[first:last], self.departed[first:last])
 
     def length_at(self, time_ns: int) -> int:
         """How many packets were in the queue at a time."""

@@ -149,12 +149,15 @@ class _Helper:
 
     def ask(self, command: str, **arguments: Any) -> Any:
         """Have the helper do something and return its answer; raises PliantError with its words."""
+        self._write(command, **arguments)
+        return self._answer()
+
+    def _write(self, command: str, **arguments: Any) -> None:
         stream = self.process.popen.stdin
         assert stream is not None
         with suppress(BrokenPipeError):
             stream.write(json.dumps({"command": command, **arguments}).encode() + b"\n")
             stream.flush()
-        return self._answer()
 
     def _answer(self) -> Any:
         stream = self.process.popen.stdout
@@ -245,6 +248,10 @@ class TcpClient(_Helper):
     def send(self, size: int) -> None:
         """Send this many bytes on every connection."""
         self.ask("send", size=size)
+
+    def start_sending(self, size: int) -> None:
+        """Have the client send this many bytes on every connection, and do not wait: it can only be closed then."""
+        self._write("send", size=size)
 
     def receive(self, size: int) -> None:
         """Wait until this many bytes have come in on every connection; raises PliantError."""

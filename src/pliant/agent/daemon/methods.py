@@ -12,11 +12,11 @@ import pliant
 from pliant.agent.change import Applied, Change
 from pliant.agent.daemon import metrics
 from pliant.agent.daemon.server import Method, Peer, Request
-from pliant.agent.documents import feature_document, policy_document, service_document
+from pliant.agent.documents import control_document, feature_document, policy_document, service_document
 from pliant.agent.host import Host
 from pliant.agent.origin import Origin
 from pliant.agent.reconcile import Cause
-from pliant.agent.status import feature_statuses, policy_statuses, service_statuses
+from pliant.agent.status import control_statuses, feature_statuses, policy_statuses, service_statuses
 from pliant.errors import PliantError
 from pliant.features import catalogue
 from pliant.features.layout import shipped_layout
@@ -48,7 +48,7 @@ def _reading(agent: Agent) -> Iterable[Method]:
     )
     yield Method(
         "get",
-        "The list that `pliant get KIND -o json` prints; `kind` is policies, services or features.",
+        "The list that `pliant get KIND -o json` prints; `kind` is policies, services, features or controls.",
         lambda request: _get(agent.host, request),
         {"kind": STRING},
     )
@@ -176,10 +176,12 @@ def _get(host: Host, request: Request) -> list[dict[str, Any]]:
         return [policy_document(found) for found in policy_statuses(host)]
     if kind == "services":
         return [service_document(found) for found in service_statuses(host)]
+    if kind == "controls":
+        return [control_document(found) for found in control_statuses(host)]
     if kind == "features":
         return [feature_document(found) for found in feature_statuses(host)]
     raise PliantError(
-        f"there is nothing of the kind '{kind}'", remedy="ask for policies, services or features"
+        f"there is nothing of the kind '{kind}'", remedy="ask for policies, services, features or controls"
     )
 
 

@@ -53,7 +53,8 @@ def cli_page() -> str:
         "## Exit status\n\n"
         "| status | meaning |\n|---|---|\n"
         "| 0 | done |\n"
-        "| 1 | `diff` found differences; `doctor` found something degraded; `audit verify` found a flaw |\n"
+        "| 1 | `diff` found differences; `doctor` found something degraded; `audit verify` found a flaw; "
+        "`status`: no agent runs, or it fails |\n"
         "| 2 | an error: nothing was changed, or what was changed has been taken back |\n"
         "| 130, 143 | interrupted or terminated, likewise |\n"
     )

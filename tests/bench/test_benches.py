@@ -115,8 +115,36 @@ def test_startup_measures_whole_processes() -> None:
     assert measured(run_bench("startup", 1)).keys() == {"help_ms", "version_ms"}
 
 
+@root
+@pytest.mark.usefixtures("leaves_nothing")
+def test_attach_measures_arrivals_and_departures() -> None:
+    found = measured(run_bench("attach", 1, scale=0.03))
+    assert found.keys() == {"attach_ms_p50", "attach_ms_p99", "attach_ms_max", "detach_ms_p99"}
+    assert 0 < found["attach_ms_p50"] <= found["attach_ms_p99"] <= found["attach_ms_max"]
+    assert found["detach_ms_p99"] > 0
+
+
+@root
+@pytest.mark.usefixtures("leaves_nothing")
+def test_agent_measures_processor_time_and_memory() -> None:
+    found = measured(run_bench("agent", 1, scale=0.02))
+    assert found.keys() == {"idle_cpu_ratio", "rss_mb"}
+    assert found["idle_cpu_ratio"] >= 0
+    assert found["rss_mb"] > 1
+
+
+@root
+@pytest.mark.usefixtures("leaves_nothing")
+def test_lazy_measures_the_same_connections_with_the_program_here_and_at_the_root() -> None:
+    found = measured(run_bench("lazy", 2, scale=0.02))
+    shared = {f"{which}_{what}" for which in ("lazy", "always") for what in ("ns", "runs")}
+    assert found.keys() == shared | {"lazy_cpu_saved_ratio"}
+    assert 0 < found["lazy_runs"] < found["always_runs"]
+    assert found["lazy_cpu_saved_ratio"] < 1
+
+
 def test_every_benchmark_has_a_test_of_its_own_here() -> None:
-    assert set(benches()) == {"apply", "connect", "dctcp", "effect", "off", "startup"}
+    assert set(benches()) == {"agent", "apply", "attach", "connect", "dctcp", "effect", "lazy", "off", "startup"}
 
 
 def test_many_policies_load_and_none_is_like_another() -> None:

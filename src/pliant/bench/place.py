@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from pliant.agent.host import Host
@@ -25,10 +26,11 @@ def private_mounts() -> PrivateMounts:
     return isolate()
 
 
-def private_places(label: str) -> Places:
+def private_places(label: str, *, cgroup_root: Path | None = None, socket: Path | None = None) -> Places:
     """Places that nobody else uses; the same label gives the same ones."""
     mounts = private_mounts()
-    return Places(state=mounts.state / label, pins=mounts.bpffs / label)
+    listening = socket or mounts.run / f"{label}.sock"
+    return Places(mounts.state / label, mounts.bpffs / label, cgroup_root, listening)
 
 
 def service_path(host: LabHost, service: str) -> str:

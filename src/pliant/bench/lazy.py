@@ -48,7 +48,10 @@ def run(options: Options) -> Iterator[Sample]:
         places = private_places("lazy", cgroup_root=server.cgroup)
         tune = {"initial_cwnd": 40, "pacing_rate": "34Gbit", "min_rto": "100ms"}
         with Host(places) as host:
-            apply(host, [policy(f"lazy-{name}", name, tune) for name in names[:WITH_POLICIES]])
+            apply(
+                host,
+                [policy(f"lazy-{number}", name, tune) for number, name in enumerate(names[:WITH_POLICIES])],
+            )
             try:
                 with Load(server, [*cgroups, client.service("load.service")]) as load:
                     yield from _pairs(options, host, server.cgroup, load)

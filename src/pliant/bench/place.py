@@ -50,9 +50,9 @@ def policy(name: str, service: str, tune: Mapping[str, Any]) -> Policy:
 
 
 def apply(host: Host, policies: Iterable[Policy]) -> None:
-    """Bring policies into force, as ``pliant apply`` does."""
+    """Bring policies into force, as ``pliant apply --allow-waiting`` does."""
     with host.exclusively():
-        host.carry_out(host.change_to_apply(policies), actor=ACTOR)
+        host.carry_out(host.change_to_apply(policies, allow_waiting=True), actor=ACTOR)
 
 
 def clear(host: Host) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pliant.errors import PliantError
 from pliant.features.encoding import encode
 from pliant.features.layout import shipped_layout
-from pliant.policy.compile import MAX_RULE_POLICIES, Compiled, compile_policies
+from pliant.policy.compile import MAX_RULE_POLICIES, Compiled, Compiler, compile_policies
 from pliant.policy.conflicts import Conflict, PolicyConflict
 from pliant.policy.desired import SCOPE, Attachment, DesiredState, PolicyVersion, Service
 from pliant.policy.explain import Connection, explain
@@ -145,18 +145,36 @@ def test_everything_that_rules_name_is_among_the_versions(policies: list[Policy]
     assert named <= compiled.desired.versions.keys()
     absent = {p.name for p in policies if not any(matches(p, path) for path in CGROUPS)}
     assert set(compiled.unmatched) == absent
-    assert {v.name for v in compiled.desired.versions.values()} == {p.name for p in policies} - absent
+    assert {v.name for v in compiled.desired.versions.values()} == {p.name for p in policies}
 
 
 def test_no_policies_need_nothing() -> None:
     assert compile_policies([], CGROUPS).desired == DesiredState()
 
 
-def test_a_policy_without_a_service_on_this_host_is_numbered_and_its_programs_are_loaded() -> None:
-    compiled = compile_policies([policy("waiting", "absent.service")], CGROUPS)
-    assert compiled.desired == DesiredState(options=frozenset({"initial_cwnd"}))
+def test_a_policy_without_a_service_on_this_host_is_ready_for_it_and_attached_to_nothing() -> None:
+    waiting = policy("waiting", "absent.service")
+    compiled = compile_policies([waiting], CGROUPS)
+    assert compiled.desired.options == {"initial_cwnd"}
+    assert not compiled.desired.services
+    assert not compiled.desired.attachments
+    there = compile_policies([waiting], {**CGROUPS, "/absent.service": 99}, compiled.numbering)
+    assert there.desired.versions == compiled.desired.versions
+    assert there.desired.rules == compiled.desired.rules
+    assert list(there.desired.services) == [99]
     assert compiled.unmatched == ("waiting",)
     assert "waiting" in compiled.numbering.numbers
+
+
+@unhurried
+@given(policy_sets(), st.lists(st.sets(st.sampled_from(sorted(CGROUPS))), max_size=4))
+def test_compiling_again_for_other_cgroups_gives_what_compiling_anew_does(
+    policies: list[Policy], sets: list[set[str]]
+) -> None:
+    compiler = Compiler(policies, strict=False)
+    for paths in [*sets, set(CGROUPS)]:
+        cgroups = {path: CGROUPS[path] for path in CGROUPS if path in paths}
+        assert compiler.compile(cgroups) == compile_policies(policies, cgroups, strict=False)
 
 
 def test_a_version_carries_what_the_kernel_keeps_of_its_policy() -> None:

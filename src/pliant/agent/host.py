@@ -32,7 +32,7 @@ from pliant.agent.places import Places
 from pliant.errors import PliantError
 from pliant.features import catalogue, hooked
 from pliant.features.controls import wanted_controls
-from pliant.features.encoding import encode, live_digest
+from pliant.features.encoding import Encoder, live_digest
 from pliant.features.layout import shipped_layout
 from pliant.kernel import cgroups
 from pliant.kernel.errors import KernelError
@@ -71,6 +71,7 @@ class Host:
         self.lock_timeout_s = lock_timeout_s
         self.agent = agent
         self._journal: Journal | None = None
+        self._encoder: Encoder | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -266,7 +267,9 @@ class Host:
     ) -> tuple[Step, ...]:
         """The steps to a desired state, from what is in the kernel, or from what is known to be there."""
         layout = shipped_layout()
-        tables = encode(desired, layout)
+        if self._encoder is None or self._encoder.layout is not layout:
+            self._encoder = Encoder(layout)
+        tables = self._encoder.encode(desired)
         target = Target(
             builds={name: layout.builds[name] for name in desired.programs},
             tables=tables,
@@ -287,8 +290,9 @@ class Host:
         """
         check_host(self.places)
         with host_lock(self.places.state, self.lock_timeout_s, agent=self.agent):
-            self.close()
-            self._journal = Journal(self.places.state)
+            if not (self.agent and self._journal and self._journal.writable):
+                self.close()
+                self._journal = Journal(self.places.state)
             self._settle(in_kernel=not to_switch_off)
             AuditTrail(self._journal, self.places.state).settle(Origin.of_this_process())
             yield

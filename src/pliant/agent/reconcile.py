@@ -27,7 +27,7 @@ from pliant.kernel.cgroup_watch import CgroupWatch
 from pliant.observe.state import HostState
 from pliant.plan.executor import PlanFailed, Progress, execute
 from pliant.plan.steps import Attach, Detach, RetuneOnUndo, Step, TuneOpen, WriteTable
-from pliant.policy.compile import Compiled, compile_policies
+from pliant.policy.compile import Compiled, Compiler
 from pliant.policy.documents import policy_from_document
 from pliant.policy.model import Policy
 from pliant.policy.numbering import Numbering
@@ -85,6 +85,7 @@ class InForce:
     generation: int
     policies: Sequence[Policy]
     numbering: Numbering
+    compiler: Compiler
     patterns: frozenset[str]
     off: Switches = ALL_ON
 
@@ -216,7 +217,8 @@ class Reconciler:
         numbering = self.journal.numbering(generation)
         numbers = {name: numbered for name, numbered in numbering.numbers.items() if name in stored}
         numbering = replace(numbering, numbers=numbers)
-        self._in_force = InForce(generation, policies, numbering, patterns, off)
+        compiler = Compiler(policies, numbering, strict=False, hooked=hooked(), off=off)
+        self._in_force = InForce(generation, policies, numbering, compiler, patterns, off)
         self._found = None
         return self._in_force
 
@@ -226,14 +228,7 @@ class Reconciler:
         return {path: known[path] for path in matching_cgroups(in_force.patterns, known)}
 
     def _compile(self, in_force: InForce) -> Compiled:
-        return compile_policies(
-            in_force.policies,
-            self._allowed(),
-            in_force.numbering,
-            strict=False,
-            hooked=hooked(),
-            off=in_force.off,
-        )
+        return in_force.compiler.compile(self._allowed())
 
     def _allowed(self) -> dict[str, int]:
         known = self.services.known

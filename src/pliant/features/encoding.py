@@ -34,18 +34,37 @@ def live_digest(desired: DesiredState, tables: Tables) -> int:
 
 def encode(desired: DesiredState, layout: Layout) -> Tables:
     """The contents of every table that the desired state's programs read; empty when it has no program."""
-    programs = desired.programs
-    if not programs:
-        return {}
-    tables: dict[Table, dict[bytes, bytes]] = {
-        Table(SCOPE, "services"): _services(desired, layout),
-        Table(SCOPE, "rules"): _rules(desired, layout),
-        Table(SCOPE, "policies"): {
-            _number(version.number): _policy(version, layout) for version in desired.versions.values()
-        },
-        Table(SCOPE, "effects"): _effects(desired, layout),
-    }
-    for name in sorted(programs - {SCOPE}):
+    return Encoder(layout).encode(desired)
+
+
+class Encoder:
+    """Encodes one desired state after another: what is the same object as the last time is not encoded again."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self._versions: tuple[object, Tables] = (None, {})
+        self._rules: tuple[object, dict[bytes, bytes]] = (None, {})
+
+    def encode(self, desired: DesiredState) -> Tables:
+        """See :func:`encode`."""
+        if not desired.programs:
+            return {}
+        layout = self.layout
+        if self._versions[0] is not desired.versions:
+            self._versions = (desired.versions, _of_versions(desired, layout))
+        if self._rules[0] is not desired.rules:
+            self._rules = (desired.rules, _rules(desired, layout))
+        return {
+            Table(SCOPE, "services"): _services(desired, layout),
+            Table(SCOPE, "rules"): self._rules[1],
+            **self._versions[1],
+        }
+
+
+def _of_versions(desired: DesiredState, layout: Layout) -> Tables:
+    policies = {_number(version.number): _policy(version, layout) for version in desired.versions.values()}
+    tables = {Table(SCOPE, "policies"): policies, Table(SCOPE, "effects"): _effects(desired, layout)}
+    for name in sorted(desired.programs - {SCOPE}):
         tables[Table(name, "settings")] = _settings(name, desired, layout)
     return tables
 

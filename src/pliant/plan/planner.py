@@ -155,6 +155,8 @@ def _replaced(found: HostState, target: Target) -> list[tuple[str, str]]:
 def _writes(found: HostState, target: Target, maps: Sequence[str]) -> Iterator[Step]:
     for table in _ordered(target.tables, maps):
         wanted, held = target.tables[table], found.tables.get(table, {})
+        if wanted == held:
+            continue
         puts = {key: value for key, value in wanted.items() if held.get(key) != value}  # in that order
         if puts:
             before = {key: held.get(key) for key in puts}
@@ -175,6 +177,8 @@ def _deletes(found: HostState, target: Target, maps: Sequence[str]) -> Iterator[
     """Entries nothing refers to; those of programs about to be unloaded too, so that undo has them to write back."""
     for table in reversed(_ordered(found.tables, maps)):
         held = found.tables[table]
+        if held == target.tables.get(table):
+            continue
         gone = frozenset(held.keys() - target.tables.get(table, {}).keys())
         if gone:
             reason = "no policy needs them any more"

@@ -33,6 +33,7 @@ from pliant.policy.services import (
 )
 from pliant.policy.switches import ALL_ON, Switches
 
+SPARE_CLASSES = 64  # kept, of services that were here before
 MAX_RULE_POLICIES = 8  # MAX_RULE_POLICIES in scope.h
 EVERY_PEER = ((0, 0),)
 
@@ -43,8 +44,8 @@ Prefix = tuple[int, int]
 class Compiled:
     """The result of a compilation.
 
-    ``unmatched`` names the policies whose service no cgroup of this host has at present: they are kept, and
-    nothing is done for them. ``conflicts`` is empty after a strict compilation.
+    ``unmatched`` names the policies whose service no cgroup of this host has at present: they are kept ready, and
+    nothing runs for them. ``conflicts`` is empty after a strict compilation.
     """
 
     desired: DesiredState
@@ -84,68 +85,122 @@ def compile_policies(
 
     What is ``off`` is left out, and numbered all the same; a strict compilation checks it with the rest, so that it
     can be switched on.
+
+    Values and rules of a policy that waits for its service are part of the result: when it appears, only the cgroup has
+    to be entered and attached to, and what was counted for the policy goes on.
     """
-    numbers = (numbering or Numbering()).extend(policies)
-    if not off:
-        return _compile(policies, cgroups, numbers, strict, hooked, frozenset())
-    if strict:
-        _compile(policies, cgroups, numbers, strict, hooked, frozenset())
-    on = [policy for policy in policies if not off.of_policy(policy.name)]
-    return _compile(on, cgroups, numbers, False, hooked, off.services)
+    return Compiler(policies, numbering, strict=strict, hooked=hooked, off=off).compile(cgroups)
 
 
-def _compile(
-    policies: Sequence[Policy],
-    cgroups: Mapping[str, int],
-    numbers: Numbering,
-    strict: bool,
-    hooked: frozenset[str],
-    off_services: frozenset[str],
-) -> Compiled:
-    intents = [_intent(policy, numbers.numbers[policy.name].number) for policy in policies]
-    matched = matching_cgroups({intent.pattern for intent in intents}, cgroups)
-    excluded = lying_within(off_services, cgroups)
-    classes = classify({path: patterns for path, patterns in matched.items() if path not in excluded})
-    by_pattern: dict[str, list[_Intent]] = defaultdict(list)
-    for intent in intents:
-        by_pattern[intent.pattern].append(intent)
-    by_class = {
-        c: [intent for pattern in sorted(c.patterns) for intent in by_pattern[pattern]]
-        for c in sorted(set(classes.values()), key=lambda c: c.number)
-    }
-    seen_patterns = {pattern for c in classes.values() for pattern in c.patterns}
-    waiting = [members for pattern, members in by_pattern.items() if pattern not in seen_patterns]
-    conflicts = _conflicts([*by_class.values(), *waiting])
-    if strict and conflicts:
-        raise PolicyConflict(conflicts)
+@dataclass(frozen=True, slots=True)
+class _Class:
+    """What the policies of one service class come to, whichever cgroups are of it."""
 
-    rules: dict[RuleKey, tuple[int, ...]] = {}
-    shapes: dict[int, int] = defaultdict(int)
-    for service_class, members in by_class.items():
-        for key, versions in _rules(service_class.number, members):
-            if strict:
-                _refuse_crowd(versions)
-            rules[key] = tuple(version.number for version in versions[:MAX_RULE_POLICIES])
-            shapes[key.service_class] |= 1 << key.shape
-    options = {
-        c.number: frozenset(option for intent in members for option in intent.version.settings)
-        for c, members in by_class.items()
-    }
-    desired = DesiredState(
-        versions={i.version.number: i.version for i in intents if i.pattern in seen_patterns},
-        rules=rules,
-        services=dict(_services(cgroups, classes | _exceptions(classes, excluded), shapes, options)),
-        attachments=frozenset(_attachments(cgroups, classes, options, hooked)),
-        options=frozenset(option for intent in intents for option in intent.version.settings),
-        names=frozenset(
+    rules: Mapping[RuleKey, tuple[int, ...]]
+    shapes: int
+    options: frozenset[str]
+    conflicts: tuple[Conflict, ...]
+
+
+class Compiler:
+    """Compiles one set of policies for a host again and again, while its services come and go.
+
+    What does not depend on the cgroups is worked out once: compiling for another set of cgroups costs as much as there
+    are cgroups, until service classes appear that were never seen. Parts of the result that are as they were are the
+    same objects. Arguments and errors are those of :func:`compile_policies`.
+    """
+
+    def __init__(
+        self,
+        policies: Sequence[Policy],
+        numbering: Numbering | None = None,
+        *,
+        strict: bool = True,
+        hooked: frozenset[str] = frozenset(),
+        off: Switches = ALL_ON,
+    ) -> None:
+        self.numbering = (numbering or Numbering()).extend(policies)
+        self._strict, self._hooked, self._off = strict and not off, hooked, off
+        self._all = Compiler(policies, self.numbering, hooked=hooked) if strict and off else None
+        self._intents = [
+            _intent(policy, self.numbering.numbers[policy.name].number)
+            for policy in policies
+            if not off.of_policy(policy.name)
+        ]
+        self._by_pattern: dict[str, list[_Intent]] = defaultdict(list)
+        for intent in self._intents:
+            self._by_pattern[intent.pattern].append(intent)
+        self._versions = {intent.version.number: intent.version for intent in self._intents}
+        self._options = frozenset(option for intent in self._intents for option in intent.version.settings)
+        self._names = frozenset(
             (option, value)
-            for intent in intents
+            for intent in self._intents
             for option, value in intent.version.settings.items()
             if isinstance(value, str)
-        ),
-    )
-    unmatched = tuple(i.version.name for i in intents if i.pattern not in seen_patterns)
-    return Compiled(desired, numbers, unmatched, conflicts)
+        )
+        self._classes: dict[ServiceClass, _Class] = {}
+        self._merged: tuple[frozenset[ServiceClass], Mapping[RuleKey, tuple[int, ...]]] = (frozenset(), {})
+
+    @property
+    def patterns(self) -> Collection[str]:
+        """The services that policies name."""
+        return self._by_pattern.keys()
+
+    def compile(self, cgroups: Mapping[str, int]) -> Compiled:
+        """Compile for a set of cgroups: paths from the root of the hierarchy, and ids."""
+        if self._all:
+            self._all.compile(cgroups)
+        excluded = lying_within(self._off.services, cgroups)
+        matched = matching_cgroups(self._by_pattern, cgroups)
+        classes = classify({path: patterns for path, patterns in matched.items() if path not in excluded})
+        seen = {pattern for c in classes.values() for pattern in c.patterns}
+        standing = {ServiceClass.of(frozenset({pattern})) for pattern in self._by_pattern.keys() - seen}
+        wanted = sorted(standing.union(classes.values()), key=lambda c: c.number)
+        known = {c: self._class(c) for c in wanted}
+        if len(self._classes) > SPARE_CLASSES + 2 * len(known):
+            self._classes = dict(known)
+        conflicts = tuple(sorted({conflict for c in known.values() for conflict in c.conflicts})[:20])
+        if self._strict and conflicts:
+            raise PolicyConflict(conflicts)
+        shapes = {c.number: found.shapes for c, found in known.items()}
+        options = {c.number: found.options for c, found in known.items()}
+        desired = DesiredState(
+            versions=self._versions,
+            rules=self._rules(known),
+            services=dict(_services(cgroups, classes | _exceptions(classes, excluded), shapes, options)),
+            attachments=frozenset(_attachments(cgroups, classes, options, self._hooked)),
+            options=self._options,
+            names=self._names,
+        )
+        unmatched = tuple(i.version.name for i in self._intents if i.pattern not in seen)
+        return Compiled(desired, self.numbering, unmatched, conflicts)
+
+    def _class(self, service_class: ServiceClass) -> _Class:
+        found = self._classes.get(service_class)
+        if found is None:
+            found = self._classes[service_class] = self._compile_class(service_class)
+        return found
+
+    def _compile_class(self, service_class: ServiceClass) -> _Class:
+        members = [
+            intent for pattern in sorted(service_class.patterns) for intent in self._by_pattern[pattern]
+        ]
+        conflicts = _conflicts(members)
+        rules: dict[RuleKey, tuple[int, ...]] = {}
+        shapes = 0
+        for key, versions in _rules(service_class.number, members):
+            if self._strict and not conflicts:
+                _refuse_crowd(versions)
+            rules[key] = tuple(version.number for version in versions[:MAX_RULE_POLICIES])
+            shapes |= 1 << key.shape
+        options = frozenset(option for intent in members for option in intent.version.settings)
+        return _Class(rules, shapes, options, conflicts)
+
+    def _rules(self, known: Mapping[ServiceClass, _Class]) -> Mapping[RuleKey, tuple[int, ...]]:
+        wanted = frozenset(known)
+        if self._merged[0] != wanted:
+            self._merged = (wanted, {key: to for c in known.values() for key, to in c.rules.items()})
+        return self._merged[1]
 
 
 def _intent(policy: Policy, number: int) -> _Intent:
@@ -174,12 +229,8 @@ def mapped_prefix(prefix: IPv4Network | IPv6Network) -> Prefix:
     return int(prefix.network_address), prefix.prefixlen
 
 
-def _conflicts(groups: Iterable[Sequence[_Intent]]) -> tuple[Conflict, ...]:
-    found: dict[Conflict, None] = {}
-    for members in groups:
-        for role in Role:
-            found.update(dict.fromkeys(find_conflicts(_claims(members, role))))
-    return tuple(sorted(found)[:20])
+def _conflicts(members: Sequence[_Intent]) -> tuple[Conflict, ...]:
+    return tuple({conflict: None for role in Role for conflict in find_conflicts(_claims(members, role))})
 
 
 def _claims(members: Iterable[_Intent], role: Role) -> Iterator[Claim]:

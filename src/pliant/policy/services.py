@@ -19,6 +19,11 @@ class ServiceClass:
     number: int
     patterns: frozenset[str]
 
+    @classmethod
+    def of(cls, patterns: frozenset[str]) -> ServiceClass:
+        """The class of cgroups that are matched by these."""
+        return cls(_number(patterns), patterns)
+
 
 def matching_cgroups(patterns: Collection[str], cgroups: Iterable[str]) -> dict[str, set[str]]:
     """The patterns that match each cgroup by itself, without its ancestors; cgroups without any are left out.
@@ -50,7 +55,7 @@ def classify(matched: Mapping[str, Collection[str]]) -> dict[str, ServiceClass]:
     for path in sorted(matched):
         patterns = frozenset(matched[path]).union(*(matched[a] for a in ancestors(path) if a in matched))
         if patterns not in classes:
-            classes[patterns] = ServiceClass(_number(patterns), patterns)
+            classes[patterns] = ServiceClass.of(patterns)
         result[path] = classes[patterns]
     return result
 

@@ -27,8 +27,9 @@ from pliant.store.generations import NOTHING_YET, Generation, State, StepRecord,
 from pliant.store.switch_table import SwitchTable
 
 SCHEMA_VERSION = 1
-ADDITIONS = ("events.sql", "switches.sql")
-"""Tables that came later: made where they are missing, in a journal of the same version. Older builds ignore them."""
+ADDITIONS = {"events.sql": "adjustments", "switches.sql": "switches"}
+"""Tables that came later: made where they are missing, in a journal of the same version. By file,
+with the last table it makes. Older builds ignore them."""
 
 BUSY_TIMEOUT_S = 5.0
 COLUMNS = "number, parent, verb, reason, actor, state, started, finished, steps"
@@ -43,6 +44,7 @@ class Journal:
 
     def __init__(self, directory: Path, *, read_only: bool = False) -> None:
         self.path = directory / "journal.db"
+        self.writable = not read_only
         try:
             self._db = self._open(read_only)
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
@@ -99,7 +101,8 @@ class Journal:
         db.execute("COMMIT")
 
     def _add(self, db: sqlite3.Connection) -> None:
-        for name in ADDITIONS:
+        there = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        for name in (name for name, last in ADDITIONS.items() if last not in there):
             db.executescript(resources.files("pliant.store").joinpath(name).read_text())
 
     def close(self) -> None:

@@ -119,8 +119,8 @@ def test_startup_measures_whole_processes() -> None:
 @pytest.mark.usefixtures("leaves_nothing")
 def test_attach_measures_arrivals_and_departures() -> None:
     found = measured(run_bench("attach", 1, scale=0.03))
-    assert found.keys() == {"attach_ms_p50", "attach_ms_p99", "attach_ms_max", "detach_ms_p99"}
-    assert 0 < found["attach_ms_p50"] <= found["attach_ms_p99"] <= found["attach_ms_max"]
+    assert found.keys() == {"attach_ms", "attach_ms_p99", "detach_ms_p99"}
+    assert 0 < found["attach_ms"] <= found["attach_ms_p99"]
     assert found["detach_ms_p99"] > 0
 
 

@@ -86,7 +86,7 @@ def test_save_writes_to_the_directory_or_where_results_are_kept(
 
 
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones() -> None:
-    with pytest.raises(PliantError, match="no benchmark 'speed'; choose one of apply, connect"):
+    with pytest.raises(PliantError, match="no benchmark 'speed'; choose one of agent, apply, attach"):
         run_bench("speed")
     done = run_module("speed")
     assert done.returncode == 2

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +27,9 @@ class AgentProcess:
 
     def __init__(self, places: Places) -> None:
         self.places = places
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        # A file, for a pipe fills while nobody reads it. Open for as long as this is.
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
 
     def __enter__(self) -> Self:
         places = {
@@ -38,8 +41,7 @@ class AgentProcess:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "pliant", "agent"],
             env=os.environ | {name: str(place) for name, place in places.items() if place},
-            stderr=subprocess.PIPE,
-            text=True,
+            stderr=self._log,
         )
         try:
             self._await_first_look(self._process)
@@ -53,11 +55,12 @@ class AgentProcess:
     ) -> None:
         self._end()
 
-    def _await_first_look(self, process: subprocess.Popen[str]) -> None:
+    def _await_first_look(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             if process.poll() is not None:
-                raise PliantError(f"the agent ended: {process.communicate()[1].strip()}")
+                self._log.seek(0)
+                raise PliantError(f"the agent ended: {self._log.read().decode().strip()}")
             try:
                 if ask(self.places.socket, "status")["lastReconcile"]:
                     return
@@ -69,7 +72,8 @@ class AgentProcess:
     def _end(self) -> None:
         if self._process:
             self._process.terminate()
-            self._process.communicate()
+            self._process.wait()
+        self._log.close()
 
     @property
     def pid(self) -> int:

@@ -144,7 +144,17 @@ def test_lazy_measures_the_same_connections_with_the_program_here_and_at_the_roo
 
 
 def test_every_benchmark_has_a_test_of_its_own_here() -> None:
-    assert set(benches()) == {"agent", "apply", "attach", "connect", "dctcp", "effect", "lazy", "off", "startup"}
+    assert set(benches()) == {
+        "agent",
+        "apply",
+        "attach",
+        "connect",
+        "dctcp",
+        "effect",
+        "lazy",
+        "off",
+        "startup",
+    }
 
 
 def test_many_policies_load_and_none_is_like_another() -> None:

@@ -82,8 +82,18 @@ def check_controls(plan: Sequence[Step]) -> None:
 def check_reach(policies: Iterable[Policy]) -> None:
     """Raise for policies that are for open connections, and set nothing that an open connection can be given.
 
-    Where some of the options can be set on new connections only, these are.
+    Where some of the options can be set on new connections only, these are. Raise for those that are for new
+    connections, and set what all share.
     """
+    policies = tuple(policies)
+    shared = [
+        f"policy '{policy.name}': spec.applyTo: {option} is shared by all connections, open ones too"
+        for policy in policies
+        for option in policy.tune_values
+        if not policy.is_live and features()[option].reach is Reach.LIVE_ONLY
+    ]
+    if shared:
+        raise PliantError("\n".join(shared), remedy="write applyTo: live")
     complaints = [
         f"policy '{policy.name}': spec.applyTo: {', '.join(policy.tune_values)} can be set on new connections only"
         for policy in policies

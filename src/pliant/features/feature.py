@@ -20,6 +20,7 @@ class Reach(Enum):
 
     NEW_ONLY = "new-only"
     LIVE = "live"
+    LIVE_ONLY = "live-only"  # what connections share, so that all must have it or none
 
 
 class Callback(IntEnum):

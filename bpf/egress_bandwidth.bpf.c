@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * Egress bandwidth: how fast all connections that a policy matches may send together.
+ * Egress bandwidth: how fast the connections of a service may send together.
  *
  * A virtual queue stands for them all: it is drained at the rate of the policy, each packet that leaves adds its length
  * (IP header and payload; of one that the card will cut up, each part's headers too), and nothing is held back in it.
@@ -18,9 +18,10 @@
  * Segments without payload count, but are never refused. What a process sends by other means than TCP is not counted,
  * neither are SYN-ACKs, for which there is no socket yet.
  *
- * The bandwidth is that of the policy, in whatever services of this host it matches. Open connections have their part
- * in it from the start, and are given back their own limit when it goes: it is only for policies with applyTo: live.
- * This is the one feature that runs for every packet that is sent, and once for each round trip.
+ * Each service that the policy matches on this host has the bandwidth for itself, and what it has below its cgroup
+ * shares it. Open connections have their part in it from the start, and are given back their own limit when it goes: it
+ * is only for policies with applyTo: live. This is the one feature that runs for every packet that is sent, and once
+ * for each round trip.
  */
 #include <pliant/feature.h>
 
@@ -52,11 +53,16 @@ struct bucket {
 	__u64 refused;
 };
 
-/* By policy number. Of policies that are gone the least recently used make room. */
+struct bucket_key {
+	__u64 service; /* cgroup id */
+	__u64 policy;  /* policy number */
+};
+
+/* Of services and policies that are gone the least recently used make room. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, MAX_BUCKETS);
-	__type(key, __u32);
+	__type(key, struct bucket_key);
 	__type(value, struct bucket);
 } buckets SEC(".maps");
 
@@ -72,16 +78,17 @@ struct {
 	__type(value, struct paced);
 } paced SEC(".maps");
 
-static __always_inline struct bucket *bucket_of(__u32 policy, const struct setting *setting)
+static __always_inline struct bucket *bucket_of(const struct verdict *verdict, const struct setting *setting)
 {
-	struct bucket *bucket = bpf_map_lookup_elem(&buckets, &policy);
+	struct bucket_key key = {.service = verdict->service, .policy = verdict->policy[option_slot]};
+	struct bucket *bucket = bpf_map_lookup_elem(&buckets, &key);
 	struct bucket fresh = {.level = setting->bytes_per_second};
 
 	if (bucket)
 		return bucket;
 	fresh.since_ns = bpf_ktime_get_ns();
-	bpf_map_update_elem(&buckets, &policy, &fresh, BPF_NOEXIST);
-	return bpf_map_lookup_elem(&buckets, &policy);
+	bpf_map_update_elem(&buckets, &key, &fresh, BPF_NOEXIST);
+	return bpf_map_lookup_elem(&buckets, &key);
 }
 
 /* -- connections: pacing */
@@ -118,7 +125,7 @@ SEC("sockops") int egress_bandwidth(struct bpf_sock_ops *ctx)
 		want_callbacks(ctx, BPF_SOCK_OPS_RTT_CB_FLAG);
 		count_outcome(FEATURE_APPLIED);
 	} else if (setting && sk && ctx->op == BPF_SOCK_OPS_RTT_CB) {
-		bucket = bucket_of(verdict->policy[option_slot], setting);
+		bucket = bucket_of(verdict, setting);
 		if (bucket)
 			follow(ctx, sk, bucket->level);
 	}
@@ -267,6 +274,6 @@ SEC("cgroup_skb/egress") int egress_bandwidth_packet(struct __sk_buff *skb)
 	setting = bpf_map_lookup_elem(&settings, &verdict->policy[option_slot]);
 	if (!setting || !setting->bytes_per_second)
 		return PASS;
-	bucket = bucket_of(verdict->policy[option_slot], setting);
+	bucket = bucket_of(verdict, setting);
 	return bucket ? charge(skb, bucket, setting) : PASS;
 }

@@ -115,8 +115,8 @@ struct connection {
 	__u32 role;		       /* enum role */
 };
 
-/* The service of a socket's cgroup: that of the nearest ancestor that has one. */
-static __always_inline struct service *service_of(struct sock *sk)
+/* The service of a socket's cgroup: that of the nearest ancestor that has one, which is noted in the verdict. */
+static __always_inline struct service *service_of(struct sock *sk, struct verdict *verdict)
 {
 	struct cgroup *cgroup = sk->sk_cgrp_data.cgroup;
 	struct cgroup_subsys_state *css;
@@ -125,8 +125,10 @@ static __always_inline struct service *service_of(struct sock *sk)
 		__u64 id = cgroup->kn->id;
 		struct service *service = bpf_map_lookup_elem(&services, &id);
 
-		if (service)
+		if (service) {
+			verdict->service = id;
 			return service;
+		}
 		css = cgroup->self.parent;
 		if (!css)
 			break;
@@ -415,7 +417,7 @@ static __always_inline void on_new(struct bpf_sock_ops *ctx, struct bpf_sock *sk
 
 	if (!sock)
 		return;
-	service = service_of(sock);
+	service = service_of(sock, &verdict);
 	if (!service) {
 		count(SCOPE_NO_SERVICE);
 		return;
@@ -484,7 +486,7 @@ static __always_inline void on_request(struct bpf_sock_ops *ctx)
 	if (!inside->sk->__sk_common.skc_listener)
 		return;
 	listener = bpf_rdonly_cast(inside->sk->__sk_common.skc_listener, bpf_core_type_id_kernel(struct sock));
-	service = service_of(listener);
+	service = service_of(listener, &verdict);
 	if (!service || !(service->options & wanted))
 		return;
 	read_ends(ctx, &connection);
@@ -583,7 +585,7 @@ SEC("iter/tcp") int scope_open(struct bpf_iter__tcp *ctx)
 	tcp = common ? (struct tcp_sock *)bpf_skc_to_tcp_sock(common) : 0;
 	if (!tcp || !is_open(tcp))
 		return 0;
-	service = service_of((struct sock *)tcp);
+	service = service_of((struct sock *)tcp, &verdict);
 	if (service) {
 		read_open(tcp, &connection);
 		judge(service, &connection, &verdict, 0);

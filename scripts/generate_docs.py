@@ -125,7 +125,8 @@ def features_page() -> str:
         "# Features\n",
         "A feature is one key of a policy's `tune` section, one BPF program, and one file of declaration. *New-only* "
         "features act when a connection is made; *live* ones reach open connections, too, and give them back what they "
-        "had (`applyTo: live`). What is not here, and why, is in [catalogue.md](../catalogue.md).\n",
+        "had (`applyTo: live`); *live-only* ones are shared by all connections, and want that. What is not here, and "
+        "why, is in [catalogue.md](../catalogue.md).\n",
         "| feature | reach | example | what it sets |",
         "|---|---|---|---|",
     ]

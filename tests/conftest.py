@@ -26,7 +26,7 @@ from pliant.features import catalogue
 from pliant.kernel import cgroups
 from pliant.kernel.cgroup_query import attached
 from pliant.kernel.links import AttachType, Link
-from pliant.kernel.maps import Map
+from pliant.kernel.maps import Map, MapType
 from pliant.kernel.programs import Program
 from pliant.lab import Host as LabHost
 from pliant.lab import Lab, PrivateMounts, TcpServer, isolate
@@ -251,7 +251,8 @@ def pair(mounts: PrivateMounts) -> Iterator[Pair]:
         lab.link(server, client)
         yield Pair(lab, server, client)
         for group in lab.cgroup.rglob("*/"):
-            assert attached(group, AttachType.CGROUP_SOCK_OPS) == ()
+            for hook in (AttachType.CGROUP_SOCK_OPS, AttachType.CGROUP_INET_EGRESS):
+                assert attached(group, hook) == ()
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from pliant.bench import Options, Result, benches, connect, dctcp, run_bench
 from pliant.bench.place import private_mounts
 from pliant.bench.policies import initial_cwnd, policies_text
 from pliant.errors import PliantError
-from pliant.features import catalogue, features
+from pliant.features import catalogue
 from pliant.kernel import cgroups
 from pliant.policy.documents import load_policies
 
@@ -50,11 +50,13 @@ def measured(result: Result) -> dict[str, float]:
 @pytest.mark.usefixtures("leaves_nothing")
 def test_connect_measures_the_ratio_each_program_and_a_service_without_policy() -> None:
     found = measured(run_bench("connect", 2, scale=0.1))
-    programs = {f"{name}_ns" for name in ("scope", *features())}
+    programs = {f"{name}_ns" for name in ("scope", *connect.per_connection())}
     rates = {"connections_with_per_s", "connections_without_per_s"}
     assert found.keys() == programs | rates | {"connect_ratio", "total_ns", "program_runs", "unmatched_runs"}
     assert found["unmatched_runs"] == 0
-    differences = {f"{name}_ns" for name in features()}  # of two windows, each too short here to tell much
+    differences = {
+        f"{name}_ns" for name in connect.per_connection()
+    }  # of two windows, each too short here to tell much
     assert all(value > 0 for metric, value in found.items() if metric not in {"unmatched_runs", *differences})
     assert found["scope_ns"] < found["total_ns"]
 

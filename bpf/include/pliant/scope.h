@@ -84,6 +84,7 @@ struct verdict {
 	__u32 won;		   /* bit per option slot that some policy has won */
 	__u32 policy[MAX_OPTIONS]; /* the policy, where the option was won */
 	__u32 live;		   /* bit per option slot that a policy for open connections has won */
+	__u64 service;		   /* the cgroup it was judged as a socket of: the id of that or an ancestor */
 };
 
 #define OF_A_REQUEST 1 /* a connection of which there is no socket yet, only a SYN */

@@ -46,8 +46,11 @@ def try_feature(feature: Feature, stage: Stage) -> Found:
     """Put the feature's example in force for both ends, connect, and see what was counted and what sockets say."""
     value = feature.option.example
     plain = connected(stage)
+    shared = {"applyTo": "live"} if feature.reach is Reach.LIVE_ONLY else {}
     try:
-        with stage.in_force(*(stage.policy(role, {feature.name: value}) for role in ("client", "server"))):
+        with stage.in_force(
+            *(stage.policy(role, {feature.name: value}, **shared) for role in ("client", "server"))
+        ):
             tuned = connected(stage)
             [counted] = pliant_command("get", "features", feature.name, "-o", "json").data()
     except Unwilling as refusal:

@@ -112,7 +112,7 @@ class Judge:
         if type(shown) is type(asked) and feature.encode(shown) == feature.encode(asked):
             return OptionState(name, policy, spelled, spelled, Agreement.SAME)
         word = isinstance(shown, str) and not isinstance(asked, str)
-        is_live = feature.reach is Reach.LIVE and self._live[policy]
+        is_live = feature.reach is not Reach.NEW_ONLY and self._live[policy]
         agreement = Agreement.APPLICATION if is_live else self._since_when(sock, policy)
         return OptionState(name, policy, spelled, shown if word else feature.option.spell(shown), agreement)
 

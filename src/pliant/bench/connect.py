@@ -36,6 +36,7 @@ from pliant.bench.load import Load
 from pliant.bench.place import apply, clear, policy, private_places, service_path
 from pliant.errors import PliantError
 from pliant.features import features
+from pliant.features.feature import Feature, Reach
 from pliant.kernel.maps import Map
 from pliant.kernel.programs import Program, RunTime
 from pliant.kernel.run_time import run_time_statistics
@@ -101,7 +102,7 @@ def run(options: Options) -> Iterator[Sample]:
 
 def longest_s(options: Options) -> float:
     """The time that the load may be needed for; raise PliantError when that is longer than a load may run."""
-    windows = 2 * (len(features()) + 1)  # in pairs: for each feature, and for scope by itself
+    windows = 2 * (len(per_connection()) + 1)  # in pairs: for each feature, and for scope by itself
     fixed = 2 * (SETTLE_S + WINDOW_S) + windows * (SETTLE_S + COUNTED_S)
     run_s = fixed * options.scale + (2 + windows) * CHANGE_S
     if options.runs * run_s + SPARE_S > MOST_S:
@@ -112,13 +113,18 @@ def longest_s(options: Options) -> float:
     return options.runs * run_s + SPARE_S
 
 
+def per_connection() -> dict[str, Feature]:
+    """The features that act on a connection by itself; those that all connections share run for packets."""
+    return {name: feature for name, feature in features().items() if feature.reach is not Reach.LIVE_ONLY}
+
+
 def everything(lab_host: LabHost, *, without: str | None = None) -> Policy:
-    """A policy that sets every option (but one, if so asked), and changes nothing."""
+    """A policy that sets every option of a connection (but one, if so asked), and changes nothing."""
     in_force = lab_host.sysctl("net.ipv4.tcp_congestion_control")
     values = {"congestion_control": in_force} | NEUTRAL
     tune = {
         name: values.get(name, feature.option.example)
-        for name, feature in features().items()
+        for name, feature in per_connection().items()
         if name != without
     }
     return policy("bench-connect", service_path(lab_host, TUNED), tune)
@@ -146,7 +152,7 @@ def ratios(options: Options, load: Load, host: Host, tuning: Policy) -> Iterator
 def costs(options: Options, load: Load, lab_host: LabHost, host: Host) -> Iterator[Sample]:
     """Yield what scope runs for, per connection: with all features, without each of them, and without any."""
     complete = everything(lab_host)
-    others = {name: everything(lab_host, without=name) for name in features()}
+    others = {name: everything(lab_host, without=name) for name in per_connection()}
     apply(host, [complete])  # brings scope
     with Counters(host) as counters, run_time_statistics():
 

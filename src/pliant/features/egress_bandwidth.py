@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast all connections of a policy may send together."""
+"""How fast the connections of a service may send together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def encode(bits_per_second: int) -> Fields:
     packet_ns = LARGEST_PACKET * NS_PER_S // bytes_per_second
     return {
         "bytes_per_second": bytes_per_second,
-        "mark_ns": max(MARK_NS, 3 * packet_ns),
+        "mark_ns": max(MARK_NS, 2 * packet_ns),
         "drop_ns": max(DROP_NS, 8 * packet_ns),
         "interval_ns": max(INTERVAL_NS, 4 * packet_ns),
     }
@@ -28,8 +28,8 @@ FEATURE = Feature(
     option=Option(
         name="egress_bandwidth",
         type=rate("1Mbit", "30Gbit"),
-        summary="How fast all connections that the policy matches on this host may send together, in fair "
-        "shares; for policies with applyTo: live.",
+        summary="How fast the connections of a service that the policy matches may send together, in fair shares; "
+        "for policies with applyTo: live.",
         example="500Mbit",
     ),
     reach=Reach.LIVE_ONLY,

@@ -83,6 +83,9 @@ PROMISES = {
     "delayed_ack_max": Promise("20ms", 20_000, state("delack_max_us")),
     "dscp": Promise("EF", {46}, code_points),
     "ecn": Promise(True, (True, True), ecn),
+    "egress_bandwidth": Promise(
+        "1Gbit", True, lambda seen, role: seen.after[role].max_pacing_rate <= 125_000_000
+    ),
     "initial_cwnd": Promise(11, 11, state("snd_cwnd")),
     "initial_rwnd": Promise(7, 7, offered_segments),
     "keepalive": Promise(

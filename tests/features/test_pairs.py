@@ -44,6 +44,7 @@ pytestmark = pytest.mark.root
 
 PAIRS = [frozenset(pair) for pair in combinations(features(), 2)]
 LIVE = [name for name, feature in features().items() if feature.reach is Reach.LIVE]
+SHARED = {name for name, feature in features().items() if feature.reach is Reach.LIVE_ONLY}
 FIRST_PORT = {"both": 20_000, "client": 21_000, "server": 22_000, "open": 23_000, "conflict": 24_000}
 UNTOUCHED = 19_999
 SO_TXREHASH = 74  # asm-generic/socket.h; Python does not name it
@@ -94,10 +95,11 @@ class Ground:
         """For all pairs, for the ends that the ports stand for, and for the conflicts."""
         for pair in PAIRS:
             tune = {feature: setting(feature) for feature in pair}
+            apply_to = "live" if pair & SHARED else "new"
             for role in ROLES:
-                yield self.policy(port(pair), role, tune)
+                yield self.policy(port(pair), role, tune, apply_to)
                 if pair & UNDER_LOSS.keys():
-                    yield self.policy(port(pair, role), role, tune)
+                    yield self.policy(port(pair, role), role, tune, apply_to)
         for conflict in CONFLICTS:
             for role in ROLES:
                 yield self.policy(port(conflict.pair, "conflict"), role, conflict.settings)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pliant.bench import Options, Result, benches, connect, dctcp, run_bench
+from pliant.bench import Options, Result, benches, connect, dctcp, overhead, run_bench
 from pliant.bench.place import private_mounts
 from pliant.bench.policies import initial_cwnd, policies_text
 from pliant.errors import PliantError
@@ -113,6 +113,31 @@ def test_jain_is_one_for_equal_shares_and_a_share_each_for_one_flow_that_has_all
     assert dctcp.jain([5, 0, 0, 0]) == 0.25
 
 
+@root
+@needs_wrk
+@pytest.mark.usefixtures("leaves_nothing")
+def test_overhead_measures_each_feature_at_both_ends_and_each_round_trip(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = ("flow_rehash", overhead.REFERENCE)  # every feature would take a minute
+    monkeypatch.setattr(overhead, "features", lambda: {name: features()[name] for name in names})
+    found = measured(run_bench("overhead", 1, scale=0.1))
+    ends = {
+        f"{case.metric}"
+        for name in names
+        for role in overhead.SERVICES
+        for case in overhead.cases(name, role)
+    }
+    assert {"notsent_lowat_server_live_ns", "notsent_lowat_client_ns", "flow_rehash_server_ns"} <= ends
+    assert "flow_rehash_server_live_ns" not in ends
+    roles = {f"{what}_{role}" for what in ("scope", "measuring") for role in overhead.SERVICES}
+    round_trips = {f"{name}_round_trip_{what}" for name in names for what in ("ns", "runs")}
+    scope = {f"scope_{role}_runs" for role in overhead.SERVICES}
+    assert found.keys() == ends | {f"{name}_ns" for name in roles} | scope | round_trips
+    assert all(found[metric] > 0 for metric in ("scope_server_ns", "scope_client_ns", *scope))
+    assert all(found[metric] == 0 for metric in round_trips)
+
+
 def test_startup_measures_whole_processes() -> None:
     assert measured(run_bench("startup", 1)).keys() == {"help_ms", "version_ms"}
 
@@ -155,6 +180,7 @@ def test_every_benchmark_has_a_test_of_its_own_here() -> None:
         "effect",
         "lazy",
         "off",
+        "overhead",
         "startup",
     }
 

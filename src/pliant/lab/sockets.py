@@ -257,6 +257,10 @@ class TcpClient(_Helper):
         """Wait until this many bytes have come in on every connection; raises PliantError."""
         self.ask("receive", size=size)
 
+    def exchange(self, size: int, times: int = 1) -> None:
+        """Send bytes to an echo on every connection and wait until they are back, so many times; raises PliantError."""
+        self.ask("exchange", size=size, times=times)
+
     def disconnect(self) -> None:
         """Close every connection."""
         self.ask("disconnect")

@@ -5,7 +5,7 @@
 
 It writes one JSON line when it is ready, and one for each JSON line it reads: {"command": "connect",
 "address": ..., "port": ..., "count": 1, "source": null, "timeout_s": 10}, "send" and "receive" (with "size"),
-"report", "set", "disconnect". It ends at the end of its input.
+"exchange" (with "size" and "times"), "report", "set", "disconnect". It ends at the end of its input.
 """
 
 from __future__ import annotations
@@ -56,6 +56,12 @@ class Client:
                     raise OSError(f"the connection ended {left} bytes early")
                 left -= len(data)
 
+    def exchange(self, request: dict[str, Any]) -> None:
+        """Send and receive ``size`` bytes, ``times`` times."""
+        for _ in range(request["times"]):
+            self.send(request)
+            self.receive(request)
+
     def disconnect(self) -> None:
         """Close every connection."""
         for connection in self.connections:
@@ -71,6 +77,8 @@ class Client:
                 self.send(request)
             case "receive":
                 self.receive(request)
+            case "exchange":
+                self.exchange(request)
             case "disconnect":
                 self.disconnect()
             case "set":

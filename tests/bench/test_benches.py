@@ -18,7 +18,7 @@ from pliant.bench import Options, Result, benches, connect, dctcp, overhead, run
 from pliant.bench.place import private_mounts
 from pliant.bench.policies import initial_cwnd, policies_text
 from pliant.errors import PliantError
-from pliant.features import catalogue
+from pliant.features import catalogue, features
 from pliant.kernel import cgroups
 from pliant.policy.documents import load_policies
 
@@ -119,7 +119,7 @@ def test_jain_is_one_for_equal_shares_and_a_share_each_for_one_flow_that_has_all
 def test_overhead_measures_each_feature_at_both_ends_and_each_round_trip(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    names = ("flow_rehash", overhead.REFERENCE)  # every feature would take a minute
+    names = ("egress_bandwidth", "flow_rehash", overhead.REFERENCE)  # every feature would take a minute
     monkeypatch.setattr(overhead, "features", lambda: {name: features()[name] for name in names})
     found = measured(run_bench("overhead", 1, scale=0.1))
     ends = {
@@ -133,9 +133,15 @@ def test_overhead_measures_each_feature_at_both_ends_and_each_round_trip(
     roles = {f"{what}_{role}" for what in ("scope", "measuring") for role in overhead.SERVICES}
     round_trips = {f"{name}_round_trip_{what}" for name in names for what in ("ns", "runs")}
     scope = {f"scope_{role}_runs" for role in overhead.SERVICES}
-    assert found.keys() == ends | {f"{name}_ns" for name in roles} | scope | round_trips
+    assert found.keys() == ends | {f"{name}_ns" for name in roles} | scope | round_trips | {
+        "egress_bandwidth_packet_ns"
+    }
     assert all(found[metric] > 0 for metric in ("scope_server_ns", "scope_client_ns", *scope))
-    assert all(found[metric] == 0 for metric in round_trips)
+    assert found["egress_bandwidth_packet_ns"] > 0
+    assert {metric for metric in round_trips if found[metric]} == {
+        "egress_bandwidth_round_trip_ns",
+        "egress_bandwidth_round_trip_runs",
+    }
 
 
 def test_startup_measures_whole_processes() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pliant.features import features
+from pliant.features import features, hooked
 from pliant.features.feature import Callback
 from pliant.kernel.programs import Program
 from pliant.kernel.run_time import run_time_statistics
@@ -27,8 +27,7 @@ pytestmark = pytest.mark.root
 SEGMENTS = 10_000  # in each direction, at least
 SEGMENT_BYTES = 1448  # of data, at most
 ROUND_TRIP_S = 0.01
-ABOUT_PACKETS = frozenset(name for name, feature in features().items() if feature.hook)
-EACH_ROUND_TRIP = frozenset(n for n, f in features().items() if Callback.RTT in f.callbacks) - ABOUT_PACKETS
+EACH_ROUND_TRIP = frozenset(n for n, f in features().items() if Callback.RTT in f.callbacks) - hooked()
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +58,7 @@ def test_programs_run_for_the_connection_and_its_round_trips_and_never_for_its_p
     pliant: Pliant, far: Pair, make_policy: MakePolicy
 ) -> None:
     """All features but those about packets are won: for new connections at one end, for open ones at the other."""
-    tune = {name: f.option.example for name, f in features().items() if name not in ABOUT_PACKETS}
+    tune = {name: f.option.example for name, f in features().items() if name not in hooked()}
     tune["min_rto"] = "200ms"  # a machine that is slow for a moment is no reason to retransmit
     served, opened = far.service(far.server, "web.service"), far.service(far.client, "app.service")
     pliant.apply(

@@ -142,11 +142,13 @@ static __always_inline void read_completion(struct tcp_sock *tcp, __u64 since_ns
 /* Add a sample to one policy's arm. Verified once, for it is not inlined. */
 __noinline int record(const struct effect_key *key, const struct sample *sample)
 {
+	struct effect_key wanted; /* on the stack, as Linux before 6.3 wants a key */
 	struct effect *effect;
 
 	if (!key || !sample)
 		return 0;
-	effect = bpf_map_lookup_elem(&effects, key);
+	wanted = *key;
+	effect = bpf_map_lookup_elem(&effects, &wanted);
 	if (!effect)
 		return 0;
 	if (sample->has_failed) {

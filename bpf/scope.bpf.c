@@ -41,6 +41,9 @@ const volatile __u64 loaded_at_ns = 0;
 /* The options whose features are called again, later in the life of a connection: their verdicts are kept. */
 const volatile __u32 kept_options = 0;
 
+/* Whether programs may read the kernel's memory by address; they may not where the kernel is locked down for it. */
+const volatile bool reads_memory = false;
+
 /* Key of the hash that chooses held-out connections; user space draws one a host. */
 const volatile __u64 holdout_key = 0;
 
@@ -133,6 +136,28 @@ static __always_inline struct service *service_of(struct sock *sk, struct verdic
 		if (!css)
 			break;
 		cgroup = css->cgroup;
+	}
+	return 0;
+}
+
+/* The same by copies, for a socket of which only the address is known. */
+static __always_inline struct service *service_at(struct sock *sk, struct verdict *verdict)
+{
+	struct cgroup *cgroup = BPF_CORE_READ(sk, sk_cgrp_data.cgroup);
+	struct cgroup_subsys_state *css;
+
+	for (int depth = 0; depth < MAX_CGROUP_DEPTH && cgroup; depth++) {
+		__u64 id = BPF_CORE_READ(cgroup, kn, id);
+		struct service *service = bpf_map_lookup_elem(&services, &id);
+
+		if (service) {
+			verdict->service = id;
+			return service;
+		}
+		css = BPF_CORE_READ(cgroup, self.parent);
+		if (!css)
+			break;
+		cgroup = BPF_CORE_READ(css, cgroup);
 	}
 	return 0;
 }
@@ -470,23 +495,37 @@ static __always_inline bool is_about_syn(__u32 op)
 void *bpf_cast_to_kern_ctx(void *ctx) __ksym __weak;
 void *bpf_rdonly_cast(const void *pointer, __u32 btf_id) __ksym __weak;
 
+/* The service of the listener that a SYN has come in to. */
+static __always_inline struct service *service_of_request(struct bpf_sock_ops *ctx, struct verdict *verdict)
+{
+	struct bpf_sock_ops_kern *inside;
+	struct sock *listener;
+
+	if (bpf_cast_to_kern_ctx && bpf_rdonly_cast) {
+		inside = bpf_cast_to_kern_ctx(ctx);
+		listener = inside->sk->__sk_common.skc_listener;
+		if (!listener)
+			return 0;
+		return service_of(bpf_rdonly_cast(listener, bpf_core_type_id_kernel(struct sock)), verdict);
+	}
+	if (!reads_memory)
+		return 0;
+	inside = (void *)ctx; /* which it is when the program runs */
+	listener = BPF_CORE_READ(inside, sk, __sk_common.skc_listener);
+	return listener ? service_at(listener, verdict) : 0;
+}
+
 /* A SYN has come in: there is no socket yet, and the service is that of the listener. */
 static __always_inline void on_request(struct bpf_sock_ops *ctx)
 {
 	struct connection connection = {.role = ROLE_SERVER};
 	__u32 wanted = called_options(ctx->op);
-	struct bpf_sock_ops_kern *inside;
 	struct verdict verdict = {};
 	struct service *service;
-	struct sock *listener;
 
-	if (!wanted || !bpf_cast_to_kern_ctx || !bpf_rdonly_cast)
+	if (!wanted)
 		return;
-	inside = bpf_cast_to_kern_ctx(ctx);
-	if (!inside->sk->__sk_common.skc_listener)
-		return;
-	listener = bpf_rdonly_cast(inside->sk->__sk_common.skc_listener, bpf_core_type_id_kernel(struct sock));
-	service = service_of(listener, &verdict);
+	service = service_of_request(ctx, &verdict);
 	if (!service || !(service->options & wanted))
 		return;
 	read_ends(ctx, &connection);

@@ -64,6 +64,9 @@ def _arguments() -> argparse.Namespace:
         "--quick", action="store_true", help="probes and objects only; the results are not kept in docs"
     )
     parser.add_argument(
+        "--only", default="", metavar="NAME,...", help="these features and scenarios; not kept in docs either"
+    )
+    parser.add_argument(
         "--silence",
         type=float,
         default=180.0,
@@ -98,8 +101,8 @@ def _test(arguments: argparse.Namespace) -> int:
     if os.uname().machine != "x86_64":
         raise Failure("only kernels for amd64 are tried so far, and this machine is another")
     site = mirror()
-    trial = Trial(site, _user_space(site), _emulator(site), arguments.silence, arguments.quick)
-    directory = WORK / "quick" if arguments.quick else arguments.results
+    trial = Trial(site, _user_space(site), _emulator(site), arguments.silence, _words(arguments))
+    directory = WORK / "quick" if arguments.quick or arguments.only else arguments.results
     done: list[Result] = []
     problems: list[str] = []
     for name in arguments.kernels or KERNELS:
@@ -118,6 +121,11 @@ def _test(arguments: argparse.Namespace) -> int:
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     return int(bool(problems))
+
+
+def _words(arguments: argparse.Namespace) -> str:
+    """What the guest is told to leave out, on its kernel's command line."""
+    return "pliant.quick" if arguments.quick else f"pliant.only={arguments.only}" if arguments.only else ""
 
 
 def _user_space(site: str) -> bytes:
@@ -171,13 +179,13 @@ def _codename() -> str:
 
 @dataclass
 class Trial:
-    """What all boots of a run share; ``ways`` are the accelerators that this machine's guests may survive."""
+    """What all boots of a run share; ``words`` are for the guest, ``ways`` are the accelerators that it may survive."""
 
     site: str
     user_space: bytes
     emulator: str
     silence_s: float
-    quick: bool
+    words: str
     ways: list[str] = field(default_factory=lambda: list(machine.accelerators()))
 
     def of(self, name: str) -> Result:
@@ -211,8 +219,7 @@ class Trial:
         image.choose_modules(unpacked, release, WORK / "root", WORK / "modules")
         archive = WORK / "root.cpio"
         archive.write_bytes(self.user_space + image.pack(WORK / "modules"))
-        arguments = "pliant.quick" if self.quick else ""
-        return machine.Boot(kernel, archive, WORK / "consoles" / f"{release}.log", arguments=arguments)
+        return machine.Boot(kernel, archive, WORK / "consoles" / f"{release}.log", arguments=self.words)
 
     def _follow(self, boot: machine.Boot, release: str, result: Result) -> None:
         """Boot with the quickest way there is, and forget each that a guest does not even start with."""

@@ -24,6 +24,7 @@ EVERYWHERE = [
     "bpffs",
     "sock_ops",
     "socket_storage",
+    "request_owner",
     "lpm_trie",
     "map_batch",
     "map_mmap",

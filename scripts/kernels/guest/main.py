@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import feature_trial
 import scenarios
 from command import in_child
 from pliant import __version__
@@ -47,18 +48,21 @@ def main() -> None:
         tell("probe", name=name, **outcome(partial(probe, name)))
     for path in sorted(shipped_objects()):
         tell("object", name=path.name.removesuffix(".bpf.o"), **load_object(path))
-    if "pliant.quick" not in Path("/proc/cmdline").read_text().split():
-        on_stage()
+    words = Path("/proc/cmdline").read_text().split()
+    if "pliant.quick" not in words:
+        chosen = [word.partition("=")[2] for word in words if word.startswith("pliant.only=")]
+        on_stage({name for names in chosen for name in names.split(",")})
     for path in Path("/var/log/pliant").glob("*.log"):
         tell("log", name=path.name, text=path.read_text(errors="replace"))
 
 
-def on_stage() -> None:
-    """Try the features and the scenarios."""
+def on_stage(only: set[str]) -> None:
+    """Try the features and the scenarios, or those of a set."""
     with Stage() as stage:
-        for kind, told in (("feature", scenarios.of_features()), ("scenario", scenarios.of_the_core())):
+        for kind, told in (("feature", feature_trial.of_features()), ("scenario", scenarios.of_the_core())):
             for name, sentence, attempt in told:
-                tell(kind, name=name, sentence=sentence, **outcome(partial(attempt, stage)))
+                if not only or name in only:
+                    tell(kind, name=name, sentence=sentence, **outcome(partial(attempt, stage)))
 
 
 def outcome(attempt: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is tried on every kernel, through the command line: each feature of the build, then the product as a whole.
+"""What is tried on every kernel, through the command line: the product as a whole.
 
 Each scenario returns ``state`` (works, refused, idle, failed), and in ``said`` what a person should know of it.
 """
@@ -10,29 +10,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 from agent_process import running_agent
 from command import Unwilling, killed_after, pliant_command, wait_until
 from pliant.cli.main import COMMANDS
-from pliant.features import features
-from pliant.features.feature import Feature, Reach
+from pliant.features.controls import OPTION, shipped_controls
 from pliant.kernel.cgroup_query import attached
 from pliant.kernel.congestion_controls import congestion_controls
 from pliant.kernel.links import AttachType
-from pliant.lab import SocketState
-from stage import Difference, Stage, differences, pinned
+from pliant.observe.effects import Metric
+from stage import Stage, differences, pinned
 
 Found = dict[str, Any]
 Scenario = tuple[str, str, Callable[[Stage], Found]]
 WINDOW = 33
-
-
-def of_features() -> Iterator[Scenario]:
-    """One scenario for each feature of this build."""
-    for name, feature in features().items():
-        yield name, feature.option.summary, partial(try_feature, feature)
 
 
 def of_the_core() -> Iterator[Scenario]:
@@ -40,55 +32,6 @@ def of_the_core() -> Iterator[Scenario]:
     for name, function in list(globals().items()):
         if name.startswith("core_"):
             yield name.removeprefix("core_"), (function.__doc__ or "").strip(), function
-
-
-def try_feature(feature: Feature, stage: Stage) -> Found:
-    """Put the feature's example in force for both ends, connect, and see what was counted and what sockets say."""
-    value = feature.option.example
-    plain = connected(stage)
-    shared = {"applyTo": "live"} if feature.reach is Reach.LIVE_ONLY else {}
-    try:
-        with stage.in_force(
-            *(stage.policy(role, {feature.name: value}, **shared) for role in ("client", "server"))
-        ):
-            tuned = connected(stage)
-            [counted] = pliant_command("get", "features", feature.name, "-o", "json").data()
-    except Unwilling as refusal:
-        return {"state": "refused", "said": str(refusal), "value": value}
-    seen = {end: differences(plain[end], tuned[end]) for end in plain}
-    outcomes = counted["outcomes"]
-    return {"value": value, "counted": outcomes, "socket": seen, **judged(outcomes, seen)}
-
-
-def connected(stage: Stage) -> dict[str, SocketState]:
-    """Make a connection over each IP version, and return the states of their ends: "server, IPv4"."""
-    found = {}
-    for version, address in (("IPv4", stage.server_host.address), ("IPv6", stage.server_host.address6)):
-        for role, state in stage.connect(address).items():
-            found[f"{role}, {version}"] = state
-        stage.exchange()
-    return found
-
-
-def judged(outcomes: dict[str, int], seen: dict[str, Difference]) -> Found:
-    """What the counters and the sockets say of a feature."""
-    refused, applied = outcomes.get("refused", 0), outcomes.get("applied", 0)
-    if refused and not applied:
-        return {"state": "refused", "said": f"the kernel refused the setting on all {refused} sockets"}
-    if refused:
-        plain = "; ".join(end for end, changed in seen.items() if not changed)
-        where = (
-            f"; unchanged: {plain} (an IPv4 connection of an IPv6 socket)" if plain == "server, IPv4" else ""
-        )
-        return {
-            "state": "partly",
-            "said": f"set on {applied} sockets, refused by the kernel on {refused}{where}",
-        }
-    if applied or (not outcomes and any(seen.values())):
-        return {"state": "works", "said": ""}
-    if outcomes.get("unchanged", 0):
-        return {"state": "works", "said": "the sockets had that setting already"}
-    return {"state": "idle", "said": "in force, but these connections gave it nothing to do"}
 
 
 def works(said: str = "") -> Found:
@@ -223,8 +166,77 @@ def core_live(stage: Stage) -> Found:
         return {"state": "refused", "said": str(refusal)}
     after = stage.now()["server"]
     expect(after.congestion_control == before.congestion_control, f"left with {after.congestion_control}")
-    names = [name for name, feature in features().items() if feature.reach is Reach.LIVE]
-    return works(f"live features of this build: {', '.join(names)}")
+    return works()
+
+
+def core_syn(stage: Stage) -> Found:
+    """A server's policy is found when a SYN comes in, and what it says goes into the answer."""
+    with stage.in_force(stage.policy("server", {"initial_rwnd": 20})):
+        for address in (stage.server_host.address, stage.server_host.address6):
+            stage.connect(address)
+        [found] = pliant_command("get", "features", "initial_rwnd", "-o", "json").data()
+    if not found["outcomes"].get("applied"):
+        return {"state": "refused", "said": "this kernel does not say whose listener a SYN comes in to"}
+    return works()
+
+
+def core_control(stage: Stage) -> Found:
+    """A congestion control that Pliant brings is registered for a policy, and unregistered after it."""
+    name = min(shipped_controls())
+    before = congestion_controls()
+    try:
+        with stage.in_force(stage.policy("server", {OPTION: name})):
+            found = stage.connect()["server"].congestion_control
+            expect(found == name, f"the server's socket has {found}")
+            stage.exchange()
+            expect_agreement()
+    except Unwilling as refusal:
+        return {"state": "refused", "said": str(refusal)}
+    stage.exchange()  # the open connection goes on
+    stage.disconnect()
+    expect(congestion_controls() == before, f"registered now: {congestion_controls() - before}")
+    return works(
+        f"{name}, and the others of this build: {', '.join(sorted(set(shipped_controls()) - {name}))}"
+    )
+
+
+def core_effect(stage: Stage) -> Found:
+    """Connections of a policy with a holdout are divided between its arms, and what became of them is recorded."""
+    made = 12
+    with stage.in_force(stage.policy("client", {"initial_cwnd": WINDOW}, holdout="50%")):
+        for _ in range(made):
+            stage.connect()
+            stage.exchange(2000)
+        stage.disconnect()
+
+        def arms() -> list[dict[str, Any]]:
+            [found] = pliant_command("effect", "-o", "json").data()
+            return list(found["arms"].values())
+
+        wait_until(lambda: all(map(is_recorded, arms())), "each connection's completion time is recorded")
+        counts = [arm["connections"] for arm in arms()]
+    expect(sum(counts) == made, f"{counts} connections counted, {made} made")
+    return works()
+
+
+def is_recorded(arm: dict[str, Any]) -> bool:
+    """Whether every connection of an arm has ended, and left its completion time."""
+    return bool(arm["histograms"][Metric.COMPLETION_TIME.label]["count"] == arm["connections"])
+
+
+def core_explain(stage: Stage) -> Found:
+    """An open connection is found, and explained from what the kernel shows of it."""
+    with stage.in_force(stage.policy("server", {"initial_cwnd": WINDOW, OPTION: other_congestion_control()})):
+        mine = stage.connect()["server"]
+        ends = f"{stage.server_host.address}:{mine.local_port}-{stage.client_host.address}:{mine.remote_port}"
+        told = pliant_command("explain", "--connection", ends, "-o", "json").output
+        expect(OPTION in told and '"server"' in told, f"explained as {told[:300]}")
+    return works()
+
+
+def core_audit(stage: Stage) -> Found:
+    """The record of all these changes is whole."""
+    return works(" ".join(pliant_command("audit", "verify").output.split()))
 
 
 def core_off(stage: Stage) -> Found:

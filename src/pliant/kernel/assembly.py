@@ -15,6 +15,8 @@ _MOV_IMM, _MOV_REG = 0xB7, 0xBF
 _PSEUDO_MAP_FD = 1
 _SOCK_OPS_SK = 184  # offset of ``sk`` in struct bpf_sock_ops
 _SK_STORAGE_GET = 107
+_PROBE_READ_KERNEL = 113
+_ADD_IMM, _FRAME = 0x07, 10
 
 
 def instruction(code: int, target: int = 0, source: int = 0, offset: int = 0, immediate: int = 0) -> bytes:
@@ -39,6 +41,20 @@ def use_socket_storage(map_fd: int) -> bytes:
             instruction(_MOV_IMM, 4, immediate=1),
             instruction(_CALL, immediate=_SK_STORAGE_GET),
             instruction(_MOV_REG, 1, 0),
+            return_constant(1),
+        )
+    )
+
+
+def read_own_context() -> bytes:
+    """A program that copies eight bytes from the address of its context, and returns 1."""
+    return b"".join(
+        (
+            instruction(_MOV_REG, 3, 1),
+            instruction(_MOV_REG, 1, _FRAME),
+            instruction(_ADD_IMM, 1, immediate=-8),
+            instruction(_MOV_IMM, 2, immediate=8),
+            instruction(_CALL, immediate=_PROBE_READ_KERNEL),
             return_constant(1),
         )
     )

@@ -15,6 +15,7 @@ from pliant.kernel.assembly import (
     create_socket_storage,
     create_struct_ops,
     load_instructions,
+    read_own_context,
     return_constant,
     use_socket_storage,
 )
@@ -115,6 +116,20 @@ def socket_storage() -> None:
         load_instructions(ProgramType.SOCK_OPS, code, hook=AttachType.CGROUP_SOCK_OPS).close()
     finally:
         os.close(storage)
+
+
+def kernel_memory() -> None:
+    """A sock_ops program that reads the kernel's memory by address."""
+    load_instructions(ProgramType.SOCK_OPS, read_own_context(), hook=AttachType.CGROUP_SOCK_OPS).close()
+
+
+def request_owner() -> None:
+    """What tells a sock_ops program whose listener a SYN has come in to: a function of the kernel, or its memory."""
+    kernel_types()
+    try:
+        Btf.vmlinux().find("bpf_cast_to_kern_ctx", Kind.FUNC)
+    except KernelError:
+        kernel_memory()
 
 
 def lpm_trie() -> None:

@@ -18,9 +18,10 @@ from types import MappingProxyType, TracebackType
 from typing import Self
 
 from pliant.kernel.elf import Elf
-from pliant.kernel.errors import KernelError, kernel_error
+from pliant.kernel.errors import KernelError, NotSupported, kernel_error
 from pliant.kernel.libbpf import collected_messages, libbpf
 from pliant.kernel.maps import Map
+from pliant.kernel.probes import SUPPORTED, probe
 from pliant.kernel.programs import Program
 from pliant.kernel.refusal import load_error
 from pliant.kernel.uapi import STRUCT_OPS_LINK, AttachType, MapType, ProgramType
@@ -216,9 +217,19 @@ class _Draft:
     def load(self, messages: list[str]) -> None:
         result = self._lib.bpf_object__load(self._handle)
         if result < 0:
-            raise load_error(self._feature, self._path, -result, messages)
+            raise self._unlinked(-result) or load_error(self._feature, self._path, -result, messages)
         for item in self._struct_ops():
             self._fill(item)
+
+    def _unlinked(self, number: int) -> KernelError | None:
+        """The error where the kernel has no links for the struct_ops of this object: it says no more than EINVAL."""
+        support = probe("struct_ops_link").support if self._struct_ops() else SUPPORTED
+        if support:
+            return None
+        where = f"{self._feature} ({self._path.name})"
+        return NotSupported(
+            f"{where}: this kernel cannot replace it in place: it {support.reason}", errno=number
+        )
 
     def _fill(self, item: int) -> None:
         # The only call that writes a struct_ops map also attaches it: libbpf 1.1 does nothing more (the map

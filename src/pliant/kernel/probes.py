@@ -90,6 +90,11 @@ _QUESTIONS = {
     "socket_storage": _Question(
         "Such programs can keep data with a socket.", attempts.socket_storage, "Linux 5.9 or later"
     ),
+    "request_owner": _Question(
+        "They know whose service a SYN comes in to, and can answer it.",
+        attempts.request_owner,
+        "Linux 6.2 or later, or a kernel that is not locked down for confidentiality",
+    ),
     "lpm_trie": _Question("Maps find the longest matching prefix.", attempts.lpm_trie, "Linux 4.11 or later"),
     "map_batch": _Question("Maps are read and written in batches.", attempts.map_batch, "Linux 5.6 or later"),
     "map_mmap": _Question("Arrays can be mapped into memory.", attempts.map_mmap, "Linux 5.5 or later"),

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from pliant.agent.actuator.attachments import check_link
 from pliant.agent.actuator.ground import Ground, Steps, Taken
+from pliant.kernel.attempts import kernel_memory
 from pliant.kernel.errors import KernelError
 from pliant.kernel.links import Link
 from pliant.kernel.maps import Map
@@ -185,8 +186,18 @@ class Objects:
             "holdout_key": self._ground.holdout_key,
             "kept_options": layout.kept_options,
             "long_ns": LONG_NS,
+            "reads_memory": _reads_memory(),
             "loaded_at_ns": time.clock_gettime_ns(time.CLOCK_MONOTONIC),
         }
+
+
+def _reads_memory() -> int:
+    """Whether programs of ours may read the kernel's memory by address: a refusal here would be one of scope, too."""
+    try:
+        kernel_memory()
+    except KernelError:
+        return 0
+    return 1
 
 
 def _slot(number: int) -> bytes:

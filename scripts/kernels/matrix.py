@@ -60,6 +60,7 @@ def page(results: Sequence[Result]) -> str:
         _section(results, lambda r: r.objects, "object"),
     ]
     parts += ["## Features\n", _FEATURES, _section(results, lambda r: r.features, "feature")]
+    parts += ["### On open connections\n", _OPEN, _section(results, Result.on_open_connections, "feature")]
     parts += ["## Scenarios\n", _section(results, lambda r: r.scenarios, "scenario", sentences=True)]
     return "\n".join(parts)
 
@@ -67,6 +68,12 @@ def page(results: Sequence[Result]) -> str:
 _FEATURES = (
     "Each feature's example value in force for a server's and a client's service; *yes* when the program counted that "
     "it set the option, or a socket was seen to have it; *–* when these connections gave it nothing to do.\n"
+)
+
+
+_OPEN = (
+    "The same of the features that `applyTo: live` reaches: set on both ends of a connection that was there before the "
+    "policies, and given back when they went.\n"
 )
 
 

@@ -42,12 +42,16 @@ class Result:
             self.kernel |= {"release": event["release"], "version": event["version"]}
             self.pliant |= {"version": event["pliant"], "libbpf": event["libbpf"], "python": event["python"]}
 
+    def on_open_connections(self) -> list[Entry]:
+        """What was found of each feature that reaches them."""
+        return [{"name": entry["name"], **entry["live"]} for entry in self.features if "live" in entry]
+
     def failures(self) -> list[str]:
         """What must not be on any kernel: something that ended without a sentence, or a scenario that failed."""
         entries = [("probe", entry) for entry in self.probes] + [("object", entry) for entry in self.objects]
-        entries += [("feature", entry) for entry in self.features] + [
-            ("scenario", entry) for entry in self.scenarios
-        ]
+        entries += [("feature", entry) for entry in self.features]
+        entries += [("feature on open connections", entry) for entry in self.on_open_connections()]
+        entries += [("scenario", entry) for entry in self.scenarios]
         return [
             f"{kind} {entry['name']}: {entry['said']}"
             for kind, entry in entries

@@ -57,7 +57,7 @@ NEW = result(
     answer("probe", "later", "supported", sentence="A later ability."),
     answer("object", "scope", "failed", "ended by SIGSEGV", trace="Traceback"),
     answer("object", "newest", "loads"),
-    answer("feature", "dscp", "works"),
+    answer("feature", "dscp", "works", live={"state": "failed", "said": "not given back: tos of the client"}),
 )
 
 
@@ -90,7 +90,10 @@ def test_results_are_in_the_order_of_versions_not_of_letters(tmp_path: Path) -> 
 
 def test_only_what_ended_without_a_sentence_is_a_failure() -> None:
     assert OLD.failures() == []
-    assert NEW.failures() == ["object scope: ended by SIGSEGV"]
+    assert NEW.failures() == [
+        "object scope: ended by SIGSEGV",
+        "feature on open connections dscp: not given back: tos of the client",
+    ]
 
 
 def rows(text: str) -> dict[str, list[str]]:
@@ -106,7 +109,8 @@ def test_the_page_has_an_answer_of_each_kernel_for_everything() -> None:
     assert found["later"] == ["not tried", "yes", "A later ability."]
     assert found["newest"] == ["no", "yes"]
     assert found["scope"] == ["yes", "**fails**"]
-    assert found["dscp"] == ["partly", "yes"]
+    assert found["dscp"] == ["not tried", "**fails**"]  # the later table: on open connections
+    assert "| `dscp` | partly | yes |" in page([OLD, NEW])
     assert found["rollback"] == ["yes", "not tried", "All is taken back."]
 
 
@@ -119,6 +123,7 @@ def test_the_page_says_why_once_for_kernels_that_agree() -> None:
         "- `newest` on 6.1-cloud-amd64, 6.1-amd64: newest (newest.bpf.o): this kernel lacks bpf_x",
         "- `scope` on 6.12-amd64: ended by SIGSEGV",
         "- `dscp` on 6.1-cloud-amd64, 6.1-amd64: set on 3 sockets",
+        "- `dscp` on 6.12-amd64: not given back: tos of the client",
     ]
 
 

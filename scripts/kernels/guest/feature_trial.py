@@ -35,12 +35,19 @@ def try_feature(feature: Feature, stage: Stage) -> Found:
             tuned = connected(stage)
             counted = outcomes_of(feature)
     except Unwilling as refusal:
-        return {"state": "refused", "said": str(refusal), "value": value}
+        refused = {"state": "refused", "said": complaint(feature, str(refusal))}
+        return {"value": value, **refused, **({"live": refused} if is_live else {})}
     seen = {end: differences(plain[end], tuned[end]) for end in plain}
     found = {"value": value, "counted": counted, "socket": seen, **judged(counted, seen)}
     if is_live:
         found["live"] = judged_open(opened, not_restored(stage, plain, seen))
     return found
+
+
+def complaint(feature: Feature, refusal: str) -> str:
+    """What a refusal says of the value, without the names of the policies."""
+    said = refusal.partition(f"spec.tune.{feature.name}: ")[2]
+    return said.partition(" policy '")[0].partition(" remedy:")[0] or refusal
 
 
 def outcomes_of(feature: Feature) -> dict[str, int]:

@@ -69,7 +69,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--silence",
         type=float,
-        default=180.0,
+        default=600.0,
         metavar="S",
         help="give a guest up after so long without a word",
     )

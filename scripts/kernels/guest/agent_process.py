@@ -21,13 +21,15 @@ def running_agent() -> Iterator[subprocess.Popen[bytes]]:
         environment = {**os.environ, "NOTIFY_SOCKET": address}
         process = subprocess.Popen([sys.executable, "-m", "pliant", "agent"], env=environment)
         try:
-            wait_until(lambda: process.poll() is not None or ready(), "the agent says that it is ready", 60.0)
+            wait_until(
+                lambda: process.poll() is not None or ready(), "the agent says that it is ready", 240.0
+            )
             if process.poll() is not None:
                 raise Broken(f"the agent ended with status {process.returncode}")
             yield process
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(120)
 
 
 @contextmanager

@@ -14,9 +14,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import feature_trial
 import scenarios
 from command import in_child
+from feature_trial import FeatureTrial
 from pliant import __version__
 from pliant.errors import PliantError
 from pliant.kernel import probes
@@ -58,9 +58,15 @@ def main() -> None:
 
 def on_stage(only: set[str]) -> None:
     """Try the features and the scenarios, or those of a set."""
+    trial = FeatureTrial()
+    told = (
+        ("feature", trial.of_features()),
+        ("scenario", trial.of_all()),
+        ("scenario", scenarios.of_the_core()),
+    )
     with Stage() as stage:
-        for kind, told in (("feature", feature_trial.of_features()), ("scenario", scenarios.of_the_core())):
-            for name, sentence, attempt in told:
+        for kind, attempts in told:
+            for name, sentence, attempt in attempts:
                 if not only or name in only:
                     tell(kind, name=name, sentence=sentence, **outcome(partial(attempt, stage)))
 

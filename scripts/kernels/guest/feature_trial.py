@@ -60,7 +60,7 @@ class FeatureTrial:
 
     def _make_sure(self, stage: Stage) -> None:
         if self._broken:
-            raise self._broken
+            raise RuntimeError(f"broke with the first of them: {self._broken}")
         try:
             self._try_all(stage)
         except Exception as error:
@@ -130,8 +130,8 @@ def policies(chosen: Features, stage: Stage) -> list[str]:
 def outcomes(names: Collection[str]) -> dict[str, dict[str, int]]:
     """How often the program of each feature has done what."""
     told = pliant_command("get", "features", "-o", "json").data()
-    found = {each["name"]: each["outcomes"] for each in told}
-    return {name: found[name] or {} for name in names}
+    found = {each["feature"]: each["outcomes"] for each in told}
+    return {name: found[name] for name in names}
 
 
 def connected(stage: Stage) -> dict[str, SocketState]:

@@ -31,6 +31,8 @@ SETTINGS = (
 )
 """What of a socket does not change by itself while nothing is sent."""
 
+ECN_BITS = 2
+
 Ends = Mapping[str, SocketState]
 Difference = dict[str, list[Any]]
 
@@ -148,6 +150,8 @@ def differences(before: SocketState, after: SocketState) -> Difference:
 
 
 def _is_noise(name: str, before: Any, after: Any) -> bool:
+    if name in ("tos", "tclass"):
+        return bool(before >> ECN_BITS == after >> ECN_BITS)  # those below the DSCP are the kernel's
     return name == "rto_us" and abs(before - after) < before / 4  # follows the round trips that were measured
 
 

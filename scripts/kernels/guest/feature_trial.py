@@ -16,6 +16,7 @@ from pliant.lab import SocketState
 from scenarios import Found, Scenario, expect, works
 from stage import Difference, Stage, differences
 
+REACHES_OPEN = frozenset({Reach.LIVE, Reach.LIVE_ONLY})
 GIVEN_BACK = frozenset(
     {
         *("congestion_control", "max_pacing_rate", "tos", "tclass", "notsent_lowat"),
@@ -99,7 +100,7 @@ class FeatureTrial:
         self._left += not_restored(stage, plain, chosen, self._seen)
         for name, feature in chosen.items():
             found = {"value": feature.option.example, "counted": counted[name], **judged(counted[name])}
-            if feature.reach is Reach.LIVE:
+            if feature.reach in REACHES_OPEN:
                 found["live"] = judged_open(opened[name])
             self._found[name] = found
 
@@ -107,7 +108,7 @@ class FeatureTrial:
 def refused(feature: Feature, said: str) -> Found:
     """The answer for a feature that a sentence refuses."""
     found = {"state": "refused", "said": said}
-    live = {"live": found} if feature.reach is Reach.LIVE else {}
+    live = {"live": found} if feature.reach in REACHES_OPEN else {}
     return {"value": feature.option.example, **found, **live}
 
 
@@ -120,8 +121,8 @@ def complaint(name: str, refusal: str) -> str:
 def policies(chosen: Features, stage: Stage) -> list[str]:
     """The examples of the features as policies, for each end and reach one."""
     made = []
-    for reach, applies_to in ((Reach.LIVE, "live"), (Reach.NEW_ONLY, "new")):
-        values = {name: each.option.example for name, each in chosen.items() if each.reach is reach}
+    for reaches, applies_to in ((REACHES_OPEN, "live"), ({Reach.NEW_ONLY}, "new")):
+        values = {name: each.option.example for name, each in chosen.items() if each.reach in reaches}
         for role in ("client", "server") if values else ():
             made.append(stage.policy(role, values, name=f"{role}-{applies_to}", applyTo=applies_to))
     return made
@@ -148,7 +149,7 @@ def not_restored(
     stage: Stage, plain: dict[str, SocketState], chosen: Features, seen: dict[str, Difference]
 ) -> list[str]:
     """What the open connection still has of the settings that were seen to be made, after all was taken back."""
-    if not any(feature.reach is Reach.LIVE for feature in chosen.values()):
+    if not any(feature.reach in REACHES_OPEN for feature in chosen.values()):
         return []
     left = []
     for role, now in stage.now().items():

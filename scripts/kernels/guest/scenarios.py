@@ -288,6 +288,7 @@ def core_nothing_left(stage: Stage) -> Found:
     """After all this no pin is left, and no program is attached to the services' control groups."""
     expect(not pinned(), f"still pinned: {pinned()}")
     for group in (path for path in stage.lab.cgroup.rglob("*") if path.is_dir()):
-        programs = attached(group, AttachType.CGROUP_SOCK_OPS)
-        expect(not programs, f"{len(programs)} programs are still attached to {group}")
+        for hook in (AttachType.CGROUP_SOCK_OPS, AttachType.CGROUP_INET_EGRESS):
+            programs = attached(group, hook)
+            expect(not programs, f"{len(programs)} programs are still attached to {group}")
     return works()

@@ -56,6 +56,7 @@ COUNTED_S = 0.4
 UNMATCHED_S = 1.0
 CHANGE_S = 0.3  # what a change of policy is allowed to take, on the average
 SPARE_S = 60.0  # for the warm-up, and where changes take longer after all
+MOST_SILENCE_S = 10.0  # a busy machine may have no time for the load in a short window
 MOST_S = 900.0  # no load runs for longer
 
 # What a connection has anyway, or what does not matter to one that carries a single byte.
@@ -242,13 +243,16 @@ class Counters:
         )
 
     def cost(self, load: Load, window_s: float) -> Cost:
-        """The cost of one connection, over a window of the clock in seconds."""
-        before, judged = self.run_time(), self.judged()
-        time.sleep(window_s)
-        after, judged = self.run_time(), self.judged() - judged
-        load.check()
-        if not judged:
-            raise PliantError("no connection was judged while the policy was in force")
+        """The cost of one connection, over a window of the clock in seconds, in which there must be one."""
+        before, first = self.run_time(), self.judged()
+        deadline = time.monotonic() + window_s + MOST_SILENCE_S
+        judged = 0
+        while not judged:
+            if time.monotonic() > deadline:
+                raise PliantError("no connection was judged while the policy was in force")
+            time.sleep(window_s)
+            after, judged = self.run_time(), self.judged() - first
+            load.check()
         return Cost((after.nanoseconds - before.nanoseconds) / judged, (after.runs - before.runs) / judged)
 
 

@@ -38,7 +38,11 @@
  */
 const volatile __u64 loaded_at_ns = 0;
 
-/* The options whose features are called again, later in the life of a connection: their verdicts are kept. */
+/*
+ * The options whose features are called again, later in the life of a connection: their verdicts are kept. So are those
+ * that policies for open connections have won: a connection may be made while the iterators run, after scope's has been
+ * where it is and before a feature's comes there, which would take one without a verdict for one to be given back.
+ */
 const volatile __u32 kept_options = 0;
 
 /* Whether programs may read the kernel's memory by address; they may not where the kernel is locked down for it. */
@@ -453,7 +457,7 @@ static __always_inline void on_new(struct bpf_sock_ops *ctx, struct bpf_sock *sk
 		pass_on((__u64)sk, &verdict);
 	if (is_connecting)
 		keep(sk, &verdict, verdict.won || is_loaded_lately());
-	else if (verdict.won & kept_options)
+	else if (verdict.won & (kept_options | verdict.live))
 		keep(sk, &verdict, true);
 	if (watched.policy[0])
 		start_watching(ctx, sk, &watched);

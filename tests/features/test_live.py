@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pliant.agent.host import Host
 from pliant.features import features
 from pliant.features.feature import Reach
+from pliant.features.layout import shipped_layout
+from pliant.kernel.iterators import run_in_namespaces
 from pliant.lab import SocketState
 from pliant.lab.sockets import SO_MAX_PACING_RATE, TCP_DELACK_MAX_US, TCP_RTO_MAX_MS, TCP_RTO_MIN_US
 from tests.features.conftest import MATCHED
@@ -110,6 +113,18 @@ def test_connection_made_under_a_live_policy_gets_back_the_hosts_default(
         assert row.read(state) == row.tuned
     pliant.delete("live")
     assert row.read(ends.now("ipv6")[role]) == default
+
+
+@pytest.mark.parametrize("name", LIVE)
+def test_connection_made_while_open_ones_are_gone_through_stays_tuned(
+    pliant: Pliant, ends: Ends, make_policy: MakePolicy, name: str, role: str
+) -> None:
+    pliant.apply(make_policy("live", tune={name: ROWS[name].setting}, apply_to="live", **ends.match(role)))
+    before = ends.connect("ipv6", MATCHED["ipv6"])[role]  # scope's iterator does not come by it
+    with Host(pliant.places) as host:
+        run_in_namespaces([host.pins.part(name, "open", shipped_layout().builds[name])])
+    assert ROWS[name].read(ends.now("ipv6")[role]) == ROWS[name].read(before)
+    assert pliant.outcomes(name).restored == 0
 
 
 def options(row: Row, family: str) -> list[tuple[int, int, int | str]]:

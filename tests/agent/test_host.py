@@ -195,6 +195,25 @@ def test_slot_that_somebody_emptied_is_seen_and_filled_again(
     assert seen.kinds == {given(1)}
 
 
+def test_slot_of_no_option_that_holds_a_program_is_seen_and_emptied(
+    pliant: Pliant, service: str, make_policy: MakePolicy
+) -> None:
+    pliant.apply(version(make_policy, service, 1))
+    before, slots = pliant.listing(), shipped_layout().slots
+    with (
+        pliant.map("scope", "features") as called,
+        Host(pliant.places) as host,
+        Program.pinned(host.pins.program("dscp", shipped_layout().builds["dscp"])) as program,
+    ):
+        called.put(
+            (max(slots.values()) + 1).to_bytes(4, sys.byteorder), program.fileno().to_bytes(4, sys.byteorder)
+        )
+    with pliant.host() as host:
+        assert host.observe().partial == {"dscp"}
+        host.carry_out(host.change_to_repair(), actor="test")
+    assert pliant.listing() == before
+
+
 def test_slot_that_holds_the_program_of_another_feature_is_seen_and_put_right(
     pliant: Pliant, service: str, make_policy: MakePolicy, connecting: Meanwhile
 ) -> None:
@@ -208,7 +227,7 @@ def test_slot_that_holds_the_program_of_another_feature_is_seen_and_put_right(
         fd = program.fileno().to_bytes(4, sys.byteorder)
         called.put(slots["initial_cwnd"].to_bytes(4, sys.byteorder), fd)
     with pliant.host() as host:
-        assert host.observe().partial == {"initial_cwnd"}
+        assert host.observe().partial == {"initial_cwnd", "dscp"}
         host.carry_out(host.change_to_repair(), actor="test")
     assert pliant.listing() == before
     with connecting("web.service") as seen:

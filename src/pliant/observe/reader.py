@@ -44,8 +44,8 @@ def read_state(
         for name in pins.objects()
         if (found := pins.builds(name))
     }
-    uncalled = _uncalled(pins, slots, builds)
-    builds = {name: build for name, build in builds.items() if name not in uncalled}
+    miscalled = _miscalled(pins, slots, builds)
+    builds = {name: build for name, build in builds.items() if name not in miscalled}
     tables = {table: read_table(pins, table) for name in builds for table in tables_of(name)}
     attached = frozenset(pins.attached())
     stale = frozenset(hook for hook in attached if not _is_sound(pins, hook, cgroup_exists))
@@ -66,17 +66,21 @@ def _tuned(pins: PinTree) -> int:
         return int.from_bytes(held.get(bytes(4)) or b"", sys.byteorder)
 
 
-def _uncalled(pins: PinTree, slots: Mapping[str, int], builds: Mapping[str, str]) -> set[str]:
-    """The features whose slot holds no program of theirs."""
+def _miscalled(pins: PinTree, slots: Mapping[str, int], builds: Mapping[str, str]) -> set[str]:
+    """The objects that scope does not call from their slot, or calls from another."""
     if SCOPE not in builds:
         return set()  # nothing is called, and nothing can be used
-    with Map.pinned(pins.map(FEATURES)) as called:
-        numbers = {int.from_bytes(key, sys.byteorder): value for key, value in called.items()}
-    return {
-        name
-        for name in builds.keys() & slots.keys()
-        if int.from_bytes(numbers.get(slots[name], b""), sys.byteorder) not in program_ids(pins, name)
-    }
+    with Map.pinned(pins.map(FEATURES)) as held:
+        called = {
+            int.from_bytes(key, sys.byteorder): int.from_bytes(value, sys.byteorder)
+            for key, value in held.items()
+        }
+    found = set()
+    for name in builds.keys() & {SCOPE, *slots}:
+        own, ids = slots.get(name), program_ids(pins, name)
+        if {slot for slot, number in called.items() if number in ids} != ({own} if name in slots else set()):
+            found.add(name)
+    return found
 
 
 def tables_of(name: str) -> Iterable[Table]:

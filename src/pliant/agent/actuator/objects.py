@@ -18,7 +18,7 @@ from pliant.kernel.objects import LoadedObject, load
 from pliant.kernel.pins import PinDirectory
 from pliant.kernel.programs import Program
 from pliant.observe.pin_tree import PARTS, PROGRAM_PIN, Hook, PinTree
-from pliant.observe.reader import FEATURES, hooked_program
+from pliant.observe.reader import FEATURES, hooked_program, program_ids
 from pliant.observe.tables import Table
 from pliant.plan.steps import ForgetProgram, LoadObject, ReplaceProgram, RestoreProgram, UnloadObject
 from pliant.policy.desired import SCOPE
@@ -93,11 +93,15 @@ class Objects:
     def _unload(self, step: UnloadObject) -> None:
         """The pin of the program goes first: what is left half is then seen to be incomplete."""
         pins, slots = self._ground.pins, self._ground.layout.slots
+        ids = program_ids(pins, step.object)
         for build in pins.builds(step.object):
             pins.program(step.object, build).unlink()
         if step.object in slots and pins.map(FEATURES).exists():
             with Map.pinned(pins.map(FEATURES)) as features:
                 features.delete(_slot(slots[step.object]))
+                for slot, number in list(features.items()):  # others, that somebody else has put it into
+                    if int.from_bytes(number, sys.byteorder) in ids:
+                        features.delete(slot)
         PinDirectory(pins.object(step.object)).remove_tree()
         self._ground.remove_if_empty()
 

@@ -193,4 +193,8 @@ def _failures(question: Question, effect: Effect, confidence: float) -> Comparis
 
 
 def _failed(arm: ArmEffect, confidence: float) -> Interval:
+    if (
+        arm.failures > arm.connections
+    ):  # the kernel counts on while they are read, and anybody may write the table
+        raise NotEnoughData("more failures than connections were counted")
     return proportion_interval(arm.failures, arm.connections, confidence)

@@ -16,7 +16,7 @@ from typing import Any
 from kernels.failure import Failure
 
 PROGRAM = "qemu-system-x86_64"
-FIRST_WORD_S = {"kvm": 30.0, "tcg": 120.0}
+FIRST_WORD_S = {"kvm": 60.0, "tcg": 900.0}
 """How long a guest may take until its first event; one that takes longer is dead."""
 
 Event = dict[str, Any]

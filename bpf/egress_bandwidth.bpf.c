@@ -21,7 +21,8 @@
  * Each service that the policy matches on this host has the bandwidth for itself, and what it has below its cgroup
  * shares it. Open connections have their part in it from the start, and are given back their own limit when it goes: it
  * is only for policies with applyTo: live. This is the one feature that runs for every packet that is sent, and once
- * for each round trip.
+ * for each round trip. Before Linux 6.12 the kernel does not tell of the round trips of connections that were open
+ * before the policy: the virtual queue holds for them, but they are not paced, and the counters have them as refused.
  */
 #include <pliant/feature.h>
 

@@ -99,7 +99,8 @@ class FeatureTrial:
         self._seen |= {end: differences(plain[end], tuned[end]) for end in plain}
         self._left += not_restored(stage, plain, chosen, self._seen)
         for name, feature in chosen.items():
-            found = {"value": feature.option.example, "counted": counted[name], **judged(counted[name])}
+            new = {what: times - opened[name].get(what, 0) for what, times in counted[name].items()}
+            found = {"value": feature.option.example, "counted": new, **judged(new)}
             if feature.reach in REACHES_OPEN:
                 found["live"] = judged_open(opened[name])
             self._found[name] = found

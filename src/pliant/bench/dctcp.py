@@ -129,7 +129,7 @@ def carry(options: Options, link: Link, sender: LabHost, receiver: LabHost, tune
     return Traffic(
         seconds=(ended_ns - started_ns) / 1e9,
         lengths=link.queue_record(toward=receiver).between(started_ns, ended_ns).lengths(),
-        flows=[after[port] - before[port] for port in ports],
+        flows=[after.get(port, 0) - before.get(port, 0) for port in ports],
         marked=marked_after - marked,
         dropped=dropped_after - dropped,
     )

@@ -19,6 +19,7 @@ from pliant.bench.place import private_mounts
 from pliant.bench.policies import initial_cwnd, policies_text
 from pliant.errors import PliantError
 from pliant.features import catalogue, features
+from pliant.features.controls import shipped_controls
 from pliant.kernel import cgroups
 from pliant.policy.documents import load_policies
 
@@ -115,7 +116,7 @@ def test_jain_is_one_for_equal_shares_and_a_share_each_for_one_flow_that_has_all
 
 @root
 @needs_wrk
-@pytest.mark.usefixtures("leaves_nothing")
+@pytest.mark.usefixtures("only_registrar", "leaves_nothing")
 def test_overhead_measures_each_feature_at_both_ends_and_each_round_trip(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -123,21 +124,18 @@ def test_overhead_measures_each_feature_at_both_ends_and_each_round_trip(
     monkeypatch.setattr(overhead, "features", lambda: {name: features()[name] for name in names})
     found = measured(run_bench("overhead", 1, scale=0.1))
     ends = {
-        f"{case.metric}"
-        for name in names
-        for role in overhead.SERVICES
-        for case in overhead.cases(name, role)
+        case.metric for name in names for role in overhead.SERVICES for case in overhead.cases(name, role)
     }
     assert {"notsent_lowat_server_live_ns", "notsent_lowat_client_ns", "flow_rehash_server_ns"} <= ends
     assert "flow_rehash_server_live_ns" not in ends
     roles = {f"{what}_{role}" for what in ("scope", "measuring") for role in overhead.SERVICES}
     round_trips = {f"{name}_round_trip_{what}" for name in names for what in ("ns", "runs")}
     scope = {f"scope_{role}_runs" for role in overhead.SERVICES}
-    assert found.keys() == ends | {f"{name}_ns" for name in roles} | scope | round_trips | {
-        "egress_bandwidth_packet_ns"
-    }
+    controls = {f"{name}_round_trip_{what}" for name in shipped_controls() for what in ("ns", "runs")}
+    expected = ends | {f"{name}_ns" for name in roles} | scope | round_trips | controls
+    assert found.keys() == expected | {"egress_bandwidth_packet_ns"}
     assert all(found[metric] > 0 for metric in ("scope_server_ns", "scope_client_ns", *scope))
-    assert found["egress_bandwidth_packet_ns"] > 0
+    assert all(found[metric] > 0 for metric in ("egress_bandwidth_packet_ns", *controls))
     assert {metric for metric in round_trips if found[metric]} == {
         "egress_bandwidth_round_trip_ns",
         "egress_bandwidth_round_trip_runs",

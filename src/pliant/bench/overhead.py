@@ -11,6 +11,9 @@ not have anyway. ``measuring_<role>_ns`` is likewise what a holdout adds, of whi
 **Per round trip.** A connection exchanges single bytes with an echo; the policy is for the echo. Everything that scope
 runs for then is the feature's, and ``<feature>_round_trip_runs`` says how often it ran: never, for most.
 
+Pliant's congestion controls run for acknowledgements and for packets that come in, as all of TCP does: of each, the
+time that its functions take at one end in one of these round trips, while both ends run it.
+
 **Per packet.** For features with a program on the packets' path: that program's own time for each packet it sees, which
 may be one that is cut up later, while the echo sends many of full size.
 
@@ -20,8 +23,8 @@ All include reading the clock, some 20 ns a run; differences have that only of r
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, nullcontext, suppress
 from typing import Any, NamedTuple
 
 from pliant.agent.host import Host
@@ -31,8 +34,10 @@ from pliant.bench.load import Load
 from pliant.bench.place import apply, clear, private_places, service_path
 from pliant.errors import PliantError
 from pliant.features import catalogue, features
+from pliant.features.controls import OPTION, shipped_controls
 from pliant.features.feature import Reach
-from pliant.kernel.programs import Program
+from pliant.kernel.errors import KernelError
+from pliant.kernel.programs import Program, ProgramType, RunTime, program_ids
 from pliant.kernel.run_time import run_time_statistics
 from pliant.lab import Host as LabHost
 from pliant.lab import Lab, Nginx, TcpClient, TcpServer
@@ -91,6 +96,7 @@ def run(options: Options) -> Iterator[Sample]:
                     yield from per_connection(measure, role, backwards=bool(number % 2))
         with TcpServer(lab_host, [f"127.0.0.1:{ECHO_PORT}"], service=ECHO) as server:
             yield from later(options, server, lab_host, host, counters)
+            yield from controls(options, server, lab_host, host)
 
 
 def setting(lab_host: LabHost, name: str) -> Any:
@@ -100,19 +106,21 @@ def setting(lab_host: LabHost, name: str) -> Any:
     return features()[name].option.example
 
 
-def tuned(lab_host: LabHost, case: Case, service: str) -> Policy:
-    """The policy of a case; all of them have one name, so each takes the place of the one before."""
+def tuned(
+    lab_host: LabHost, case: Case, service: str, *, value: Any = None, name: str = "bench-overhead"
+) -> Policy:
+    """The policy of a case, with this or the usual value; those of one name take each other's place."""
     option = REFERENCE if case.feature == MEASURING else case.feature
     spec = {
         "match": {"service": service_path(lab_host, service), "role": case.role},
-        "tune": {option: setting(lab_host, option)},
+        "tune": {option: setting(lab_host, option) if value is None else value},
         "applyTo": "live" if case.is_live else "new",
         "holdout": "1%" if case.feature == MEASURING else "0%",
     }
     document = {
         "apiVersion": "pliant/v1",
         "kind": "TransportPolicy",
-        "metadata": {"name": "bench-overhead"},
+        "metadata": {"name": name},
         "spec": spec,
     }
     return policy_from_document(document, "benchmark policy", catalogue())
@@ -175,6 +183,57 @@ def later(
                 yield Sample(f"{name}_round_trip_runs", "runs per round trip", runs / times)
                 if feature.hook:
                     yield packets(host, name, client, options)
+
+
+def controls(options: Options, server: TcpServer, lab_host: LabHost, host: Host) -> Iterator[Sample]:
+    """Yield what each congestion control of ours takes in a round trip, at one end."""
+    clear(host)
+    times = options.scaled(ROUND_TRIPS)
+    for number in range(options.runs):
+        options.progress(f"congestion controls, {number + 1} of {options.runs}")
+        for name in shipped_controls():
+            ends = {"server": ECHO, "client": CLIENT}
+            apply(
+                host,
+                [
+                    tuned(lab_host, Case(OPTION, role), service, value=name, name=f"bench-overhead-{role}")
+                    for role, service in ends.items()
+                ],
+            )
+            with ExitStack() as stack:
+                programs = [stack.enter_context(program) for program in programs_of(name)]
+                client = stack.enter_context(TcpClient(lab_host, service=CLIENT))
+                client.connect("127.0.0.1", server.port)
+                client.exchange(1, FIRST_ROUND_TRIPS)
+                before = total(programs)
+                client.exchange(1, times)
+                after = total(programs)
+            if after.runs == before.runs:
+                raise PliantError(f"the connection does not run {name}")
+            ns, runs = after.nanoseconds - before.nanoseconds, after.runs - before.runs
+            yield Sample(f"{name}_round_trip_ns", "ns per round trip", ns / times / len(ends))
+            yield Sample(f"{name}_round_trip_runs", "runs per round trip", runs / times / len(ends))
+
+
+def programs_of(control: str) -> Iterator[Program]:
+    """The functions of a congestion control; the kernel cuts their names, which begin with its."""
+    for number in list(program_ids()):
+        with suppress(KernelError):  # somebody else's, and gone by now
+            program = Program.by_id(number)
+            if program.type is ProgramType.STRUCT_OPS and program.name.startswith(control):
+                yield program
+            else:
+                program.close()
+
+
+def total(programs: Sequence[Program]) -> RunTime:
+    """The run time of several programs together."""
+    each = [program.run_time() for program in programs]
+    return RunTime(
+        sum(one.runs for one in each),
+        sum(one.nanoseconds for one in each),
+        sum(one.recursion_misses for one in each),
+    )
 
 
 def packets(host: Host, name: str, client: TcpClient, options: Options) -> Sample:

@@ -16,6 +16,7 @@ from pliant.features.layout import Layout, shipped_layout
 from pliant.kernel.cgroup_query import attached
 from pliant.kernel.links import AttachType, attach_cgroup
 from pliant.kernel.programs import Program
+from pliant.lab import TcpClient, TcpServer
 from pliant.plan.steps import Detach, ForgetProgram, ReplaceProgram, RetireLayout, Step
 from pliant.policy.conflicts import PolicyConflict
 from pliant.store.generations import State
@@ -417,6 +418,33 @@ def test_other_layout_is_retired_and_connections_are_tuned_throughout(
     assert isinstance(applied.change.plan[-1], RetireLayout)
     assert [path.name for path in pliant.places.pins.iterdir()] == [shipped_layout().digest]
     assert seen.kinds == {given(1)}
+
+
+def test_what_another_layout_gave_open_connections_is_given_back_when_this_one_does_not_go_on_with_it(
+    pliant: Pliant, pair: Pair, service: str, make_policy: MakePolicy, installed: Install
+) -> None:
+    with (
+        TcpServer(pair.server, service="web.service") as server,
+        TcpClient(pair.client) as client,
+    ):
+        client.connect(pair.server.address, server.port)
+
+        def given_to_it() -> tuple[int | None, int]:
+            [state] = server.connections()
+            return state.tos, state.max_pacing_rate
+
+        before = given_to_it()
+        with installed(replace(shipped_layout(), digest="0123456789ab")):
+            pliant.apply(
+                make_policy("marked", service, {"dscp": "EF"}, apply_to="live"),
+                make_policy("paced", service, {"pacing_rate": "80Mbit"}, apply_to="live"),
+            )
+        assert given_to_it() == (46 << 2, 10_000_000)
+        pliant.delete("marked")
+        assert given_to_it() == (before[0], 10_000_000)
+        with installed(replace(shipped_layout(), digest="0123456789ab")):
+            pliant.delete("paced")
+        assert given_to_it() == before
 
 
 def test_other_build_of_the_same_layout_is_replaced_in_place(

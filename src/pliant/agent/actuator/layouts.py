@@ -7,14 +7,19 @@ import contextlib
 from collections.abc import Sequence
 
 from pliant.agent.actuator.ground import Ground, Steps, Taken
+from pliant.agent.actuator.open_connections import open_iterators
 from pliant.kernel.errors import KernelError
+from pliant.kernel.iterators import run_in_namespaces
 from pliant.kernel.links import Link
 from pliant.kernel.maps import Map
 from pliant.kernel.pins import PinDirectory
 from pliant.observe.pin_tree import PinTree
 from pliant.observe.reader import EFFECTS, POLICIES
+from pliant.observe.tables import Table
 from pliant.plan.steps import CarryCounters, RetireLayout
+from pliant.policy.desired import SCOPE
 
+SERVICES = Table(SCOPE, "services")
 ARMS = ("treated", "held_out")  # counters in struct policy
 
 
@@ -48,10 +53,28 @@ class Layouts:
 
     def _retire(self, step: RetireLayout) -> None:
         other = PinTree(self._ground.pins.root, step.layout)
+        with contextlib.suppress(KernelError):  # that build may be gone half
+            self._give_back(other)
         for pin in other.link_pins():
             with contextlib.suppress(KernelError), Link.pinned(pin) as link:
                 link.detach()
         PinDirectory(other.directory).remove_tree()
+
+    def _give_back(self, other: PinTree) -> None:
+        """Have open connections get back what they had before features that this build does not go on with.
+
+        The other build does so by its own iterators, when no service has policies any more as far as it knows.
+        """
+        features = [name for name in other.objects() if name != SCOPE and not self._goes_on_with(name)]
+        iterators = open_iterators(other, features)
+        if not iterators:
+            return
+        with Map.pinned(other.map(SERVICES)) as services:
+            services.delete_many(list(services.keys()))
+        run_in_namespaces([*open_iterators(other, [SCOPE]), *iterators])
+
+    def _goes_on_with(self, name: str) -> bool:
+        return bool(self._ground.pins.builds(SCOPE) and self._ground.pins.builds(name))
 
     def _retire_done(self, step: RetireLayout) -> None:
         if PinTree(self._ground.pins.root, step.layout).directory.exists():

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from pliant.agent.actuator.ground import Ground, Steps, Taken
 from pliant.kernel.errors import KernelError
 from pliant.kernel.iterators import run_in_namespaces
 from pliant.kernel.maps import Map
+from pliant.observe.pin_tree import PinTree
 from pliant.observe.reader import TUNED
 from pliant.plan.steps import RetuneOnUndo, TuneOpen
 from pliant.policy.desired import SCOPE
@@ -32,7 +34,8 @@ class OpenConnections:
 
     def _tune(self, step: TuneOpen) -> None:
         self._mark(0, adopt=step.adopt)
-        run_in_namespaces(self._iterators())
+        pins = self._ground.pins
+        run_in_namespaces(open_iterators(pins, pins.objects()))
         self._mark(step.after)
 
     def _tune_done(self, step: TuneOpen) -> None:
@@ -45,12 +48,12 @@ class OpenConnections:
             held.put(DIGEST, digest.to_bytes(8, sys.byteorder))
             held.put(ADOPT, adopt.to_bytes(8, sys.byteorder))
 
-    def _iterators(self) -> list[Path]:
-        """The pins of the iterators, scope's first; where a program is being replaced, the newer one."""
-        pins = self._ground.pins
-        names = sorted(pins.objects(), key=lambda name: (name != SCOPE, name))
-        found = (pins.part(name, "open", builds[-1]) for name in names if (builds := pins.builds(name)))
-        return [pin for pin in found if pin.exists()]
+
+def open_iterators(pins: PinTree, names: Iterable[str]) -> list[Path]:
+    """The pins of objects' iterators, scope's first; where a program is being replaced, the newer one."""
+    ordered = sorted(names, key=lambda name: (name != SCOPE, name))
+    found = (pins.part(name, "open", builds[-1]) for name in ordered if (builds := pins.builds(name)))
+    return [pin for pin in found if pin.exists()]
 
 
 def _nothing(step: RetuneOnUndo) -> None:

@@ -8,7 +8,7 @@ PY := .venv/bin/python
 SOURCES := $(wildcard bpf/*.c bpf/*/*.c bpf/include/pliant/*.h)
 PYTHON_DIRS := src tests hatch_build.py scripts
 
-.PHONY: help setup bpf demo test unit lint docs docs-check pictures bench test-kill fuzz effect-aa wheel-check test-kernels clean
+.PHONY: help setup bpf demo test unit lint docs docs-check pictures bench test-kill fuzz soak effect-aa wheel-check test-kernels clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ test-kill: setup bpf ## The long campaign: kill -9 at 200 random points of apply
 fuzz: setup bpf ## The long campaign: 3000 files of policies and 300 spoilt tables, new ones each time
 	$(Q)PLIANT_FUZZ=3000 $(PY) -m pytest tests/fuzz/test_policies.py $(ARGS)
 	$(Q)PLIANT_FUZZ=300 $(PY) -m pytest tests/fuzz/test_tables.py $(ARGS)
+
+soak: setup bpf ## The long campaign: half an hour of everything at random under load; DURATION=5m, ARGS="--seed N -v --save"
+	$(Q)$(PY) -m pliant.soak --duration $(or $(DURATION),30m) $(ARGS)
 
 effect-aa: setup bpf ## The long campaign: is what effects are said to be true? Simulated and on the kernel
 	$(Q)PLIANT_REPETITIONS=1000 $(PY) -m pytest -s tests/observe/test_lift.py tests/agent/test_guard.py $(ARGS)

@@ -23,8 +23,9 @@ Scope, which decides which policies apply, runs once for each connection of a se
 sets; a feature adds what its column says, for connections at whose end a policy sets it. Most of it is what the kernel
 does at the feature's word. Nothing below is paid by a service without a policy.
 
-*for live*: with `applyTo: live`, which also keeps what the socket had before, to be given back. The first of the
-features that are called again later has the verdict of an accepted connection kept; it pays that for all of them.
+*for live*: with `applyTo: live`, which also keeps what the socket had before, to be given back, and the verdict of an
+accepted connection. Features that are called again later have that kept, too. It is kept once: columns that have it
+in them do not add up.
 """
 
 NOTES = """

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -46,11 +47,18 @@ def test_sockets_belong_to_the_service(web_hosts: tuple[Host, Host]) -> None:
     del client
 
 
-def test_nginx_is_gone_after_the_block(web_hosts: tuple[Host, Host]) -> None:
+def test_nginx_is_gone_after_the_block(
+    web_hosts: tuple[Host, Host], eventually: Callable[[Callable[[], bool]], None]
+) -> None:
     server, _ = web_hosts
+    pids: list[str] = []
+
+    def are_started() -> bool:
+        pids[:] = (server.service("nginx.service") / "cgroup.procs").read_text().split()
+        return len(pids) == 3  # it listens before all its workers are there
+
     with Nginx(server, files={"1": 1}, workers=2):
-        pids = (server.service("nginx.service") / "cgroup.procs").read_text().split()
-        assert len(pids) == 3
+        eventually(are_started)
     assert not any(Path("/proc", pid).exists() for pid in pids)
 
 

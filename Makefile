@@ -8,7 +8,7 @@ PY := .venv/bin/python
 SOURCES := $(wildcard bpf/*.c bpf/*/*.c bpf/include/pliant/*.h)
 PYTHON_DIRS := src tests hatch_build.py scripts
 
-.PHONY: help setup bpf demo test unit lint docs docs-check pictures bench test-kill fuzz soak effect-aa wheel-check test-kernels clean
+.PHONY: help setup bpf demo test unit lint docs docs-check pictures bench test-kill test-upgrade fuzz soak effect-aa wheel-check test-kernels clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ bench: setup bpf ## All benchmarks, ten runs each, saved under docs/results (qui
 
 test-kill: setup bpf ## The long campaign: kill -9 at 200 random points of apply and rollback
 	$(Q)$(PY) -m pytest -m long tests/agent $(ARGS)
+
+test-upgrade: setup bpf ## Kill, upgrade and downgrade the agent under 500 and 10,000 open connections and constant new ones
+	$(Q)$(PY) -m pytest tests/upgrade $(ARGS)
 
 fuzz: setup bpf ## The long campaign: 3000 files of policies and 300 spoilt tables, new ones each time
 	$(Q)PLIANT_FUZZ=3000 $(PY) -m pytest tests/fuzz/test_policies.py $(ARGS)

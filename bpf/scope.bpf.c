@@ -38,6 +38,9 @@
  */
 const volatile __u64 loaded_at_ns = 0;
 
+/* Another build was judging when this one was loaded: what was connecting then has been counted by that one. */
+const volatile __u32 takes_over = 0;
+
 /*
  * The options whose features are called again, later in the life of a connection: their verdicts are kept. So are those
  * that policies for open connections have won: a connection may be made while the iterators run, after scope's has been
@@ -435,7 +438,7 @@ static __always_inline void start_watching(struct bpf_sock_ops *ctx, struct bpf_
 	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 }
 
-static __always_inline void on_new(struct bpf_sock_ops *ctx, struct bpf_sock *sk, __u32 role)
+static __always_inline void on_new(struct bpf_sock_ops *ctx, struct bpf_sock *sk, __u32 role, bool is_counted)
 {
 	struct sock *sock = (struct sock *)bpf_skc_to_tcp_sock(sk);
 	bool is_connecting = ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB;
@@ -448,11 +451,15 @@ static __always_inline void on_new(struct bpf_sock_ops *ctx, struct bpf_sock *sk
 		return;
 	service = service_of(sock, &verdict);
 	if (!service) {
-		count(SCOPE_NO_SERVICE);
+		if (is_counted)
+			count(SCOPE_NO_SERVICE);
 		return;
 	}
 	read_ends(ctx, &connection);
-	count(judge(service, &connection, &verdict, &watched));
+	if (is_counted)
+		count(judge(service, &connection, &verdict, &watched));
+	else
+		judge(service, &connection, &verdict, 0);
 	if (!is_connecting)
 		pass_on((__u64)sk, &verdict);
 	if (is_connecting)
@@ -471,7 +478,7 @@ static __always_inline void on_established(struct bpf_sock_ops *ctx, struct bpf_
 	if (verdict)
 		run_features(ctx, verdict->won & called_options(ctx->op), 0);
 	else if (is_loaded_lately())
-		on_new(ctx, sk, ROLE_CLIENT);
+		on_new(ctx, sk, ROLE_CLIENT, !takes_over);
 }
 
 static __always_inline void on_state(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
@@ -567,10 +574,10 @@ SEC("sockops") int scope(struct bpf_sock_ops *ctx)
 		return 1;
 	switch (op) {
 	case BPF_SOCK_OPS_TCP_CONNECT_CB:
-		on_new(ctx, sk, ROLE_CLIENT);
+		on_new(ctx, sk, ROLE_CLIENT, true);
 		break;
 	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
-		on_new(ctx, sk, ROLE_SERVER);
+		on_new(ctx, sk, ROLE_SERVER, true);
 		break;
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
 		on_established(ctx, sk);
@@ -656,6 +663,50 @@ SEC("iter/tcp") int scope_sample(struct bpf_iter__tcp *ctx)
 	watched->is_sampled = 1;
 	read_sample(tcp, &sample);
 	record_for_all(watched, &sample);
+	return 0;
+}
+
+/* What another build has counted of one policy, and in one of its arms: written by user space for scope_carry. */
+struct carried {
+	__u32 policy, arm;
+	__u64 treated, held_out;
+	struct effect effect;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct carried);
+} carried SEC(".maps");
+
+/* Add that to what we have counted. Done here, since connections are being counted meanwhile. */
+SEC("syscall") int scope_carry(void *ctx)
+{
+	struct effect_key key = {};
+	struct carried *from;
+	struct policy *policy;
+	__u64 *sums, *added;
+	__u32 zero = 0;
+	void *effect;
+
+	from = bpf_map_lookup_elem(&carried, &zero);
+	if (!from)
+		return 0;
+	key.policy = from->policy;
+	key.arm = from->arm;
+	policy = bpf_map_lookup_elem(&policies, &key.policy);
+	if (policy) {
+		__sync_fetch_and_add(&policy->treated, from->treated);
+		__sync_fetch_and_add(&policy->held_out, from->held_out);
+	}
+	effect = bpf_map_lookup_elem(&effects, &key);
+	if (!effect)
+		return 0;
+	sums = effect;
+	added = (__u64 *)&from->effect;
+	for (__u32 i = 0; i < sizeof(struct effect) / sizeof(__u64); i++)
+		__sync_fetch_and_add(&sums[i], added[i]);
 	return 0;
 }
 

@@ -20,12 +20,14 @@ from pliant.plan.steps import (
     CarryCounters,
     Detach,
     ForgetProgram,
+    GiveBack,
     LoadObject,
     ReplaceProgram,
     RestoreProgram,
     RetireLayout,
     RetuneOnUndo,
     Step,
+    TakeOver,
     TuneOpen,
     UnloadObject,
     WriteTable,
@@ -72,6 +74,7 @@ class FakeKernel:
     links: dict[Hook, Program] = field(default_factory=dict)
     called: dict[int, Program] = field(default_factory=dict)
     layouts: list[str] = field(default_factory=list)
+    elsewhere: dict[Hook, str] = field(default_factory=dict)  # where other builds' scope is attached
     tuned: int = 0
     kept: dict[str, str] = field(default_factory=dict)  # replaced programs that are still pinned
     strict: bool = True
@@ -92,6 +95,7 @@ class FakeKernel:
             stale=frozenset(stale),
             tuned=self.tuned,
             other_layouts=tuple(self.layouts),
+            elsewhere=dict(self.elsewhere),
         )
 
     def is_called(self, name: str) -> bool:
@@ -245,11 +249,23 @@ class FakeKernel:
     @act.register
     def _carry(self, step: CarryCounters) -> None:
         _require(step.layout in self.layouts, f"{step}: no such layout")
-        _require(not self.tables.get(RULES), f"{step}: this build counts already")
+        attached = {hook for hook, layout in self.elsewhere.items() if layout == step.layout}
+        _require(not attached & self.links.keys(), f"{step}: both count on {attached}")
+
+    @act.register
+    def _take_over(self, step: TakeOver) -> None:
+        _require(self.elsewhere.pop(step.hook, "") == step.layout, f"{step}: there is no such link")
+        self._attach(Attach("", step.hook, step.cgroup))
+
+    @act.register
+    def _give_back(self, step: GiveBack) -> None:
+        self._detach(Detach("", step.hook, step.cgroup))
+        self.elsewhere[step.hook] = step.layout
 
     @act.register
     def _retire(self, step: RetireLayout) -> None:
         self.layouts.remove(step.layout)
+        self.elsewhere = {hook: layout for hook, layout in self.elsewhere.items() if layout != step.layout}
 
     def _require_called(self, step: Step, rules: Iterable[bytes]) -> None:
         if self.strict:

@@ -24,14 +24,15 @@ from pliant.observe.tables import Table
 LAYOUT_NAME = re.compile(r"[0-9a-f]{12}")
 LINK_NAME = re.compile(r"([a-z0-9_]+)-([0-9]+)")
 PROGRAM_PREFIX = "program_"
-PARTS = {"open": "_open", "sample": "_sample", "packet": "_packet"}
+PARTS = {"open": "_open", "sample": "_sample", "packet": "_packet", "carry": "_carry"}
 """An object's programs beside the main one: the name their pins begin with, and the end of the program's name.
 
-``open`` and ``sample`` are iterators over TCP sockets, ``packet`` is for a hook of the feature's own.
+``open`` and ``sample`` are iterators over TCP sockets, ``packet`` is for a hook of the feature's own, ``carry`` adds to
+what was counted.
 """
 
 
-PROGRAM_PIN = re.compile(r"(program|open|sample|packet)_[0-9a-z]+")
+PROGRAM_PIN = re.compile(r"(program|open|sample|packet|carry)_[0-9a-z]+")
 """The pins of programs, as against those of maps."""
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -58,7 +59,22 @@ def read_state(
         tuned=_tuned(pins) if SCOPE in builds else 0,
         controls=read_controls(ControlPins(pins.root)),
         other_layouts=tuple(pins.other_layouts()),
+        elsewhere=_elsewhere(pins, cgroup_exists),
     )
+
+
+def _elsewhere(pins: PinTree, cgroup_exists: Callable[[int], bool]) -> dict[Hook, str]:
+    """The links of other builds' scope that are where their names say."""
+    found = {}
+    for layout in pins.other_layouts():
+        other = PinTree(pins.root, layout)
+        for hook in other.attached():
+            if hook.program != SCOPE or not cgroup_exists(hook.cgroup_id):
+                continue
+            with contextlib.suppress(KernelError), Link.pinned(other.link(hook)) as link:
+                if link.info().cgroup_id == hook.cgroup_id:
+                    found[hook] = layout
+    return found
 
 
 def _tuned(pins: PinTree) -> int:

@@ -20,8 +20,8 @@ class HostState:
     interrupted), or scope does not call them. ``attachments`` says what is attached where; ``stale`` are
     those whose cgroup is gone or whose link runs another program; ``tuned`` is what open connections were last brought
     in line with (0: nothing, or it was interrupted); ``controls`` are the congestion controls of ours;
-    ``other_layouts`` are pin directories of other
-    builds of Pliant.
+    ``other_layouts`` are pin directories of other builds of Pliant, and ``elsewhere`` has the layout under which a
+    link of scope that can be taken over is pinned.
     """
 
     builds: Mapping[str, str] = field(default_factory=dict)
@@ -32,6 +32,7 @@ class HostState:
     tuned: int = 0
     controls: ControlState = field(default_factory=ControlState)
     other_layouts: tuple[str, ...] = ()
+    elsewhere: Mapping[Hook, str] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:

@@ -20,6 +20,7 @@ from pliant.plan.steps import (
     RetireLayout,
     RetuneOnUndo,
     Step,
+    TakeOver,
     TuneOpen,
     UnloadObject,
     WriteTable,
@@ -60,17 +61,18 @@ def plan(found: HostState, target: Target, cgroups: Mapping[int, str] | None = N
     found = _usable(found)
     lost = _lost(found, names)
     wanted = {_hook(attachment) for attachment in target.attachments}
+    missing = [a for a in target.attachments if _hook(a) not in found.attachments]
     return (
         *_detaches(lost, names, "there is nothing left for it to run on, or nothing left to run", lost=True),
         *_cleared(found),
         *registrations(found.controls, target.controls),
         *_loads(found, target),
         *_writes(found, target, VALUES),
-        *_carries(found, target),
         *_detaches(found.stale - lost, names, "its link runs another program"),
         *_stand_by(found, target),
-        *_attaches(a for a in target.attachments if _hook(a) not in found.attachments),
+        *_attaches(a for a in missing if _hook(a) not in found.elsewhere),
         *_writes(found, target, RULES),
+        *_take_overs(found, missing),
         *_deletes(found, target, RULES),
         *_tunes(found, target),
         *_detaches(found.attachments - wanted, names, "no policy asks for it there any more"),
@@ -79,7 +81,7 @@ def plan(found: HostState, target: Target, cgroups: Mapping[int, str] | None = N
         *removals(found.controls, target.controls),
         *(ForgetProgram("its replacement is in place", *replaced) for replaced in _replaced(found, target)),
         *leftovers(found.controls, target.controls),
-        *(RetireLayout("this build has taken over", layout) for layout in found.other_layouts),
+        *_retirements(found, target),
     )
 
 
@@ -102,11 +104,19 @@ def _hook(attachment: Attachment) -> Hook:
     return Hook(attachment.program, attachment.cgroup_id)
 
 
-def _carries(found: HostState, target: Target) -> Iterator[Step]:
-    """Only into tables that are new: what this build has counted itself, after an interruption, is not overwritten."""
-    if target.builds and SCOPE not in found.builds:
-        for layout in found.other_layouts:
+def _take_overs(found: HostState, missing: Iterable[Attachment]) -> Iterator[Step]:
+    """After the rules: until then connections are judged by the other build, then by this one."""
+    for attachment in sorted(missing, key=lambda a: a.cgroup):
+        layout = found.elsewhere.get(_hook(attachment))
+        if layout is not None:
+            yield TakeOver("this build takes over", _hook(attachment), attachment.cgroup, layout)
+
+
+def _retirements(found: HostState, target: Target) -> Iterator[Step]:
+    for layout in found.other_layouts:
+        if target.builds:
             yield CarryCounters("counters go on through an upgrade", layout)
+        yield RetireLayout("this build has taken over", layout)
 
 
 def _stand_by(found: HostState, target: Target) -> Iterator[Step]:

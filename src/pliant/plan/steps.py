@@ -236,10 +236,49 @@ class RetuneOnUndo(Step):
 
 
 @dataclass(frozen=True, slots=True)
-class CarryCounters(Step):
-    """Go on counting from where another build of Pliant is, under its own layout.
+class TakeOver(Step):
+    """Have the link of another build's program run this build's, in place, and pin it here.
 
-    Comes before any rule of this build; what the other one counts after that is not carried over, some milliseconds.
+    No connection is judged by neither of the two, and none by both. Comes when all is there that connections need.
+    """
+
+    hook: Hook
+    cgroup: str
+    layout: str
+
+    @property
+    def sentence(self) -> str:
+        """See :class:`Step`."""
+        return f"take {self.hook.program} on {self.cgroup} over from another build (layout {self.layout})"
+
+    def undo(self) -> Step:
+        """Give it back."""
+        return GiveBack(_taking_back(self), self.hook, self.cgroup, self.layout)
+
+
+@dataclass(frozen=True, slots=True)
+class GiveBack(Step):
+    """Have a link that was taken over run the other build's program again, and pin it there."""
+
+    hook: Hook
+    cgroup: str
+    layout: str
+
+    @property
+    def sentence(self) -> str:
+        """See :class:`Step`."""
+        return f"give {self.hook.program} on {self.cgroup} back to the other build (layout {self.layout})"
+
+    def undo(self) -> Step:
+        """Take it over again."""
+        return TakeOver(_taking_back(self), self.hook, self.cgroup, self.layout)
+
+
+@dataclass(frozen=True, slots=True)
+class CarryCounters(Step):
+    """Move what another build of Pliant has counted, under its own layout, to what this one counts.
+
+    Comes when nothing is counted there any more, and nothing that might fail comes after it but the end of that layout.
     """
 
     layout: str
@@ -250,7 +289,7 @@ class CarryCounters(Step):
         return f"carry over what another build has counted (layout {self.layout})"
 
     def undo(self) -> None:
-        """None: the counters go with the entries they are in."""
+        """None: only the other build's end comes after it."""
         return
 
 

@@ -64,11 +64,15 @@ class Ground:
         }  # fmt: skip
         return {**os.environ, "NO_COLOR": "1", **self.environment, **{k: str(v) for k, v in places.items()}}
 
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """A command that runs; whoever calls ends it."""
+        argv = [sys.executable, "-m", "pliant", *arguments]
+        return subprocess.Popen(argv, env=self._environment(), stderr=subprocess.PIPE, text=True)
+
     @contextlib.contextmanager
     def agent(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         """A running agent that answers; killed at the end if it still runs."""
-        argv = [sys.executable, "-m", "pliant", "agent", *arguments]
-        process = subprocess.Popen(argv, env=self._environment(), stderr=subprocess.PIPE, text=True)
+        process = self.start("agent", *arguments)
         try:
             await_(lambda: process.poll() is not None or self._has_looked())
             assert process.poll() is None, process.communicate()[1]

@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pliant.agent.actuator.ground import Ground, Steps, Taken
 from pliant.features import features
 from pliant.kernel.errors import KernelError
 from pliant.kernel.links import Link, attach_cgroup
+from pliant.kernel.programs import Program
 from pliant.kernel.uapi import AttachType
-from pliant.observe.pin_tree import Hook
-from pliant.plan.steps import Attach, Detach
+from pliant.observe.pin_tree import Hook, PinTree
+from pliant.observe.reader import hooked_program
+from pliant.plan.steps import Attach, Detach, GiveBack, TakeOver
 from pliant.policy.desired import SCOPE
 
 
@@ -33,6 +37,8 @@ class Attachments:
         return {
             Attach: Taken(self._attach, self._attach_done),
             Detach: Taken(self._detach, self._detach_done),
+            TakeOver: Taken(self._take_over, self._attach_done),
+            GiveBack: Taken(self._give_back, self._given_back),
         }
 
     def _attach(self, step: Attach) -> None:
@@ -46,7 +52,35 @@ class Attachments:
         with self._ground.hooked(name) as program, attach_cgroup(program, cgroup, attach_type(name)) as link:
             link.pin(pin)
 
-    def _attach_done(self, step: Attach) -> None:
+    def _take_over(self, step: TakeOver) -> None:
+        """The pin moves last: until then the next one to look finds it under the other layout, and takes it over."""
+        pins, theirs = self._ground.pins, PinTree(self._ground.pins.root, step.layout).link(step.hook)
+        if not theirs.exists():
+            return  # taken already
+        pins.links.mkdir(parents=True, exist_ok=True)
+        with self._ground.hooked(step.hook.program) as program, Link.pinned(theirs) as link:
+            link.update(program)
+        theirs.rename(pins.link(step.hook))
+
+    def _give_back(self, step: GiveBack) -> None:
+        ours, theirs = self._ground.pins.link(step.hook), PinTree(self._ground.pins.root, step.layout)
+        if not ours.exists():
+            return
+        theirs.links.mkdir(parents=True, exist_ok=True)
+        with Program.pinned(_hooked_of(theirs, step.hook.program)) as program, Link.pinned(ours) as link:
+            link.update(program)
+        ours.rename(theirs.link(step.hook))
+        self._ground.remove_if_empty()
+
+    def _given_back(self, step: GiveBack) -> None:
+        theirs = PinTree(self._ground.pins.root, step.layout)
+        with (
+            Program.pinned(_hooked_of(theirs, step.hook.program)) as program,
+            Link.pinned(theirs.link(step.hook)) as link,
+        ):
+            check_link(link, step.hook, program.id)
+
+    def _attach_done(self, step: Attach | TakeOver) -> None:
         with (
             self._ground.hooked(step.hook.program) as program,
             Link.pinned(self._ground.pins.link(step.hook)) as link,
@@ -67,6 +101,13 @@ class Attachments:
     def _detach_done(self, step: Detach) -> None:
         if self._ground.pins.link(step.hook).exists():
             raise KernelError(f"the link to {step.cgroup} is still pinned")
+
+
+def _hooked_of(pins: PinTree, name: str) -> Path:
+    builds = pins.builds(name)
+    if not builds:
+        raise KernelError(f"the other build's program {name} is gone")
+    return hooked_program(pins, name, builds[-1])
 
 
 def check_link(link: Link, hook: Hook, program_id: int) -> None:

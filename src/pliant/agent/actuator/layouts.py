@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from pliant.agent.actuator.ground import Ground, Steps, Taken
 from pliant.agent.actuator.open_connections import open_iterators
@@ -13,6 +15,8 @@ from pliant.kernel.iterators import run_in_namespaces
 from pliant.kernel.links import Link
 from pliant.kernel.maps import Map
 from pliant.kernel.pins import PinDirectory
+from pliant.kernel.programs import Program
+from pliant.kernel.rcu import wait_for_running_programs
 from pliant.observe.pin_tree import PinTree
 from pliant.observe.reader import EFFECTS, POLICIES
 from pliant.observe.tables import Table
@@ -21,10 +25,12 @@ from pliant.policy.desired import SCOPE
 
 SERVICES = Table(SCOPE, "services")
 ARMS = ("treated", "held_out")  # counters in struct policy
+CARRIED = Table(SCOPE, "carried")
+FIRST = bytes(4)
 
 
 class Layouts:
-    """Detaches and removes everything of another layout, whatever it named its links."""
+    """Moves the counters of another layout here; detaches and removes everything of it, whatever it named its links."""
 
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
@@ -37,19 +43,48 @@ class Layouts:
         }
 
     def _carry(self, step: CarryCounters) -> None:
-        """Fields are told by their names, for the other build may have them elsewhere."""
-        theirs, ours = PinTree(self._ground.pins.root, step.layout), self._ground.pins
-        for table in (POLICIES, EFFECTS):
-            with contextlib.ExitStack() as stack:
-                try:
-                    old = stack.enter_context(Map.pinned(theirs.map(table)))
-                except KernelError:
-                    continue  # that build has no such thing, or is gone half
-                new = stack.enter_context(Map.pinned(ours.map(table)))
-                if table == POLICIES:
-                    _carry_fields(old, new, ARMS)
-                elif old.value_layout == new.value_layout:
-                    _carry_values(old, new)
+        """Take out each of their counters and add it to ours; an interruption loses what is between the two."""
+        wait_for_running_programs()
+        ours, theirs = self._ground.pins, PinTree(self._ground.pins.root, step.layout)
+        build = ours.builds(SCOPE)[-1]
+        with (
+            Map.pinned(ours.map(CARRIED)) as carried,
+            Program.pinned(ours.part(SCOPE, "carry", build)) as program,
+        ):
+            for added in (*self._arms_of(theirs), *self._effects_of(theirs)):
+                codec = carried.value_codec
+                assert codec is not None  # its object has BTF
+                carried.put(FIRST, codec.pack(codec.unpack(bytes(carried.value_size)) | added))
+                program.test_run(repeat=0)
+
+    def _arms_of(self, theirs: PinTree) -> Iterator[Mapping[str, Any]]:
+        """The counters of their policies. Fields are told by their names, for they may have them elsewhere."""
+        with contextlib.ExitStack() as stack:
+            held = _opened(theirs, POLICIES, stack)
+            codec = held.value_codec if held else None
+            if held is None or codec is None:
+                return
+            for key, value in list(held.items()):
+                fields = codec.unpack(value)
+                found = {name: fields[name] for name in ARMS if name in fields}
+                if any(found.values()):
+                    held.put(key, codec.pack(fields | dict.fromkeys(found, 0)))
+                    yield {"policy": int.from_bytes(key, sys.byteorder), **found}
+
+    def _effects_of(self, theirs: PinTree) -> Iterator[Mapping[str, Any]]:
+        """What was measured for them, where both builds measure the same."""
+        with contextlib.ExitStack() as stack:
+            held = _opened(theirs, EFFECTS, stack)
+            ours = stack.enter_context(Map.pinned(self._ground.pins.map(EFFECTS)))
+            if held is None or held.value_layout != ours.value_layout:
+                return
+            keys, values = held.key_codec, held.value_codec
+            assert keys is not None
+            assert values is not None
+            for key, value in list(held.items()):
+                if any(value):
+                    held.put(key, bytes(held.value_size))
+                    yield {**keys.unpack(key), "effect": values.unpack(value)}
 
     def _retire(self, step: RetireLayout) -> None:
         other = PinTree(self._ground.pins.root, step.layout)
@@ -81,25 +116,12 @@ class Layouts:
             raise KernelError(f"pins of the layout {step.layout} are still there")
 
 
-def _carry_fields(old: Map, new: Map, names: Sequence[str]) -> None:
-    codecs = old.value_codec, new.value_codec
-    if codecs[0] is None or codecs[1] is None:
-        return
-    for key, value in list(new.items()):
-        before = old.get(key)
-        if before is None:
-            continue
-        found = codecs[0].unpack(before)
-        carried = codecs[1].unpack(value) | {name: found[name] for name in names if name in found}
-        new.put(key, codecs[1].pack(carried))
-
-
-def _carry_values(old: Map, new: Map) -> None:
-    for key in list(new.keys()):
-        before = old.get(key)
-        if before is not None:
-            new.put(key, before)
+def _opened(pins: PinTree, table: Table, stack: contextlib.ExitStack) -> Map | None:
+    try:
+        return stack.enter_context(Map.pinned(pins.map(table)))
+    except KernelError:
+        return None  # that build has no such thing, or is gone half
 
 
 def _nothing(step: CarryCounters) -> None:
-    """The counters move on at once: there is nothing that they could be held against."""
+    """Counters move on at once: there is nothing that they could be held against."""

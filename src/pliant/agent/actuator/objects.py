@@ -25,8 +25,8 @@ from pliant.policy.desired import SCOPE
 
 LONG_NS = 30 * 10**9
 """From what age on a connection is sampled while it is open; see effect.h."""
-KEPT_WITH_SOCKETS = frozenset({"connecting", "measured", "previous"})
-"""Maps of socket storage whose contents do not depend on the slots of options."""
+KEPT = frozenset({"connecting", "measured", "previous", "outcomes", "scope_outcomes", "last_errno"})
+"""Maps whose contents mean the same under another layout: socket storage, and sums that no entry of ours goes with."""
 SHARED_MAPS = ("accepted", "features", "verdicts")  # scope's, used by every feature
 
 
@@ -52,20 +52,20 @@ class Objects:
             return  # it was to be unloaded, and was not
         PinDirectory(pins.object(name)).remove_tree()
         with contextlib.ExitStack() as stack:
-            loaded = stack.enter_context(self._loaded(name, reuse=self._kept_with_sockets(name, stack)))
+            loaded = stack.enter_context(self._loaded(name, reuse=self._kept(name, stack)))
             pins.object(name).mkdir(parents=True, exist_ok=True)
             for map_name, held in loaded.maps.items():
                 if not map_name.startswith(".") and (name == SCOPE or map_name not in SHARED_MAPS):
                     held.pin(pins.object(name) / map_name)
             self._pin(loaded, name, step.build)
 
-    def _kept_with_sockets(self, name: str, stack: contextlib.ExitStack) -> dict[str, Map]:
-        """What another build keeps with open sockets, where this one has the same layout for it: it is gone on with."""
+    def _kept(self, name: str, stack: contextlib.ExitStack) -> dict[str, Map]:
+        """What another build keeps with open sockets or sums up, where this one has it likewise: it is gone on with."""
         found: dict[str, Map] = {}
         declared = self._ground.layout.map_layouts(name)
         for layout in self._ground.pins.other_layouts():
             other = PinTree(self._ground.pins.root, layout)
-            for map_name in KEPT_WITH_SOCKETS & declared.keys():
+            for map_name in KEPT & declared.keys():
                 pin = other.map(Table(name, map_name))
                 if map_name not in found and pin.exists():
                     held = stack.enter_context(Map.pinned(pin))
@@ -189,6 +189,7 @@ class Objects:
         return callbacks | {
             "holdout_key": self._ground.holdout_key,
             "kept_options": layout.kept_options,
+            "takes_over": bool(self._ground.pins.other_layouts()),
             "long_ns": LONG_NS,
             "reads_memory": _reads_memory(),
             "loaded_at_ns": time.clock_gettime_ns(time.CLOCK_MONOTONIC),

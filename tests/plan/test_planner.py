@@ -17,12 +17,14 @@ from pliant.observe.tables import Table
 from pliant.plan.planner import Target, plan
 from pliant.plan.steps import (
     Attach,
+    CarryCounters,
     Detach,
     ForgetProgram,
     LoadObject,
     ReplaceProgram,
     RetireLayout,
     Step,
+    TakeOver,
     UnloadObject,
     WriteTable,
 )
@@ -128,6 +130,29 @@ def changes(draw: st.DrawFn) -> tuple[Target, Target]:
     first = compiled(before)
     second = compiled(mixed, first.numbering)
     return target_of(first.desired, LAYOUT), target_of(second.desired, LAYOUT)
+
+
+@unhurried
+@given(policy_sets(), policy_sets())
+def test_hooks_of_another_build_are_taken_over_complete_and_its_counters_come_when_they_are_final(
+    theirs: list[Policy], wanted: list[Policy]
+) -> None:
+    """One of the two runs at every moment, wherever both are wanted; undone, the other build has all of it again."""
+    ours, kernel = target(wanted), FakeKernel(CGROUPS)
+    hooks = {Hook(a.program, a.cgroup_id) for a in compiled(theirs).desired.attachments}
+    kernel.layouts, kernel.elsewhere = ["0123456789ab"], dict.fromkeys(hooks, "0123456789ab")
+    steps = plan(kernel.observe(), ours, NAMES)
+    shared = hooks & {Hook(a.program, a.cgroup_id) for a in ours.attachments}
+    for step in step_by_step(kernel, steps):
+        assert shared <= kernel.links.keys() ^ kernel.elsewhere.keys()
+        if isinstance(step, TakeOver):
+            assert kernel.tables == ours.tables
+    assert_holds(kernel, ours)
+    again = FakeKernel(CGROUPS, layouts=["0123456789ab"], elsewhere=dict.fromkeys(hooks, "0123456789ab"))
+    before = [step for step in steps if not isinstance(step, CarryCounters | RetireLayout)]
+    take(again, [*before, *undone(before)])
+    assert again.elsewhere.keys() == hooks
+    assert not again.links
 
 
 @unhurried

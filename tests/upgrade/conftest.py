@@ -7,9 +7,10 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -54,11 +55,18 @@ def other_installation(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class Report:
-    """What a service says: ends of connections by what they were given, and by what those that stay open have."""
+    """What a service says: ends of connections by what they were given, and by what those that stay open have.
 
-    made: Mapping[tuple[int, ...], int]
-    kept: Mapping[tuple[int, ...], int]
-    resets: Mapping[str, int]
+    ``resets`` has what TCP counted of connections that ended badly.
+    """
+
+    made: Counter[tuple[int, ...]] = field(default_factory=Counter)
+    kept: Counter[tuple[int, ...]] = field(default_factory=Counter)
+    resets: Counter[str] = field(default_factory=Counter)
+
+    def __add__(self, other: Report) -> Report:
+        """Both together."""
+        return Report(self.made + other.made, self.kept + other.kept, self.resets + other.resets)
 
 
 @dataclass(frozen=True)
@@ -77,8 +85,8 @@ class Service:
         line = stdout.readline()
         assert line, self.process.output
         told = json.loads(line)
-        made, kept = ({tuple(what): count for what, count in told[key]} for key in ("made", "kept"))
-        return Report(made, kept, told["resets"])
+        made, kept = (Counter({tuple(what): count for what, count in told[key]}) for key in ("made", "kept"))
+        return Report() + Report(made, kept, Counter(told["resets"]))  # adding leaves out what is zero
 
 
 Loaded = Callable[[str, int], AbstractContextManager[Service]]

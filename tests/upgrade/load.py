@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A service that keeps connections open and makes new ones all the time, and says at the end what became of them.
 
-Argument: how many connections to itself to keep open. It prints ``open`` when they are, then makes new ones all the time
-until it is told something. Each line of its input is answered with one of JSON: how many ends of connections it has
-made, by what they were given (initial window in segments, pacing rate in bytes a second, DSCP), what those that stay
-open have now (rate, DSCP), and what TCP of the network namespace has counted since the beginning.
+Argument: how many connections to itself to keep open. It prints ``open`` when they are, then makes new ones all the
+time until it is told something. Each line of its input is answered with one of JSON: how many ends of connections it
+has made, by what they were given (initial window in segments, pacing rate in bytes a second, DSCP), what those that
+stay open have now (rate, DSCP), and what TCP of the network namespace has counted since the beginning.
 """
 
 from __future__ import annotations

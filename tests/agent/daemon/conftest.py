@@ -123,6 +123,12 @@ class Ground:
     def remove(self, service: str) -> None:
         (self.root / service).rmdir()
 
+    def is_removed(self, service: str) -> bool:
+        """Remove a service whose processes have ended; the kernel lets it go when it is done with the last of them."""
+        with contextlib.suppress(OSError):
+            self.remove(service)
+        return not (self.root / service).exists()
+
 
 @pytest.fixture(scope="session")
 def lab_host(mounts: PrivateMounts) -> Iterator[LabHost]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,36 @@ def test_services_that_come_and_go_all_the_time_starve_neither_each_other_nor_co
         assert not ground.events("adjustment-failed")
         for number in range(25, 30):
             ground.remove(f"s{number}.service")
+
+
+# Prints the initial windows of both ends of a connection to itself.
+CONNECT_ONCE = """
+import socket
+from pliant.lab.sockets import tcp_info
+with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_connection(listener.getsockname()) as client, listener.accept()[0] as server:
+        print(tcp_info(client)["snd_cwnd"], tcp_info(server)["snd_cwnd"])
+"""
+
+
+def test_each_of_many_services_in_a_row_is_tuned_and_nothing_is_left_of_any(
+    ground: Ground, make_policy: MakePolicy
+) -> None:
+    ground.apply(make_policy("coming", "coming-*.service", {"initial_cwnd": 40}))
+    before = {path.name for path in ground.places.pins.rglob("*") if path.is_file()}
+    with ground.agent():
+        for number in range(8):
+            service = f"coming-{number}.service"
+            (ground.root / service).mkdir()
+            await_(lambda: ground.drift() == 0)
+            done = ground.lab.run(
+                [sys.executable, "-c", CONNECT_ONCE], service=f"{ground.root.name}/{service}"
+            )
+            assert done.stdout.split() == ["40", "40"], service
+            await_(lambda: ground.is_removed(service))  # noqa: B023
+        await_(lambda: ground.drift() == 0)
+        await_(lambda: len(ground.events("service-detached")) == 8)
+    assert {path.name for path in ground.places.pins.rglob("*") if path.is_file()} == before
 
 
 def test_services_that_come_and_go_make_no_generations(ground: Ground, make_policy: MakePolicy) -> None:

@@ -227,6 +227,17 @@ def test_slot_of_no_option_that_holds_a_program_is_seen_and_emptied(
     assert pliant.listing() == before
 
 
+def test_feature_with_a_hook_of_its_own_that_is_loaded_again_is_attached_again_at_once(
+    pliant: Pliant, service: str, make_policy: MakePolicy
+) -> None:
+    pliant.apply(make_policy("a", service, {"egress_bandwidth": "1Gbit"}, apply_to="live"))
+    with pliant.map("scope", "features") as called:
+        assert called.delete(shipped_layout().slots["egress_bandwidth"].to_bytes(4, sys.byteorder))
+    with pliant.host() as host:
+        host.carry_out(host.change_to_repair(), actor="test")
+        assert host.drift() == ()
+
+
 def test_slot_that_holds_the_program_of_another_feature_is_seen_and_put_right(
     pliant: Pliant, service: str, make_policy: MakePolicy, connecting: Meanwhile
 ) -> None:

@@ -49,7 +49,11 @@ def read_state(
     builds = {name: build for name, build in builds.items() if name not in miscalled}
     tables = {table: read_table(pins, table) for name in builds for table in tables_of(name)}
     attached = frozenset(pins.attached())
-    stale = frozenset(hook for hook in attached if not _is_sound(pins, hook, cgroup_exists))
+    stale = frozenset(
+        hook  # what is loaded again is another program than the link's
+        for hook in attached
+        if hook.program not in builds or not _is_sound(pins, hook, cgroup_exists)
+    )
     return HostState(
         builds=builds,
         partial=frozenset(pins.objects()) - builds.keys(),

@@ -41,6 +41,7 @@ from tests.policy.strategies import CGROUPS, connections, policy, policy_sets, u
 NAMES = {number: path for path, number in CGROUPS.items()}
 LAYOUT = shipped_layout()
 GONE = 999
+NEW_ONLY = ("new",)  # what open connections had before goes with the object that somebody has broken
 
 met = st.lists(connections, min_size=1, max_size=4)
 
@@ -118,10 +119,10 @@ def undone(steps: Sequence[Step]) -> list[Step]:
 
 
 @st.composite
-def changes(draw: st.DrawFn) -> tuple[Target, Target]:
+def changes(draw: st.DrawFn, reaches: Sequence[str] = ("new", "live")) -> tuple[Target, Target]:
     """Two targets one after the other: some policies of the first are kept, others edited, dropped or new."""
-    before = draw(policy_sets(most=4))
-    after = draw(policy_sets(most=4))
+    sets = policy_sets(most=4, holdouts=("0%", "30%"), reaches=reaches)
+    before, after = draw(sets), draw(sets)
     kept = draw(st.sets(st.sampled_from(range(4))))
     names = {p.name for p in before if int(p.name[1:]) in kept}
     priorities = {p.priority for p in before if p.name in names}
@@ -377,7 +378,7 @@ Accident = Callable[[FakeKernel, str], None]
 
 
 @unhurried
-@given(changes(), accidents)
+@given(changes(reaches=NEW_ONLY), accidents)
 def test_whatever_is_found_a_plan_leads_to_the_target_and_can_be_followed(
     change: tuple[Target, Target], happened: list[tuple[Accident, str]]
 ) -> None:
@@ -391,7 +392,7 @@ def test_whatever_is_found_a_plan_leads_to_the_target_and_can_be_followed(
 
 
 @unhurried
-@given(changes(), accidents)
+@given(changes(reaches=NEW_ONLY), accidents)
 def test_whatever_was_found_a_plan_can_be_undone_step_by_step(
     change: tuple[Target, Target], happened: list[tuple[Accident, str]]
 ) -> None:

@@ -95,6 +95,7 @@ def policy(
     tune: dict[str, Any] | None = None,
     priority: int = 100,
     holdout: str = "0%",
+    apply_to: str = "new",
 ) -> Policy:
     """One policy, checked as one from a file is."""
     match: dict[str, Any] = {"service": service, "role": role}
@@ -105,6 +106,7 @@ def policy(
         "tune": tune or {"initial_cwnd": 40},
         "priority": priority,
         "holdout": holdout,
+        "applyTo": apply_to,
     }
     document = {
         "apiVersion": "pliant/v1",
@@ -131,6 +133,7 @@ def policy_sets(
     most: int = 6,
     equal_priorities: bool = False,
     holdouts: Iterable[str] = ("0%",),
+    reaches: Iterable[str] = ("new",),
     least: int = 0,
 ) -> list[Policy]:
     """Sets of policies; of priorities that all differ, so that none conflict, unless ``equal_priorities``."""
@@ -148,6 +151,7 @@ def policy_sets(
             tune=draw(tunes),
             priority=priority,
             holdout=draw(st.sampled_from(tuple(holdouts))),
+            apply_to=draw(st.sampled_from(tuple(reaches))),
         )
         for index, priority in enumerate(priorities)
     ]

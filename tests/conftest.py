@@ -178,7 +178,11 @@ def _describe(path: Path) -> object:
             return (info.cgroup_id, program.name, program.tag)
     with Map.pinned(path) as held:
         counts = held.name in ("outcomes", "scope_outcomes", "last_errno")
-        if counts or held.type is MapType.SK_STORAGE or held.name in ("accepted", "buckets", "carried"):
+        if (
+            counts
+            or held.type is MapType.SK_STORAGE
+            or held.name in ("accepted", "buckets", "carried", "groups")
+        ):
             return held.name
         length = {"policies": 16, "effects": 0}.get(held.name, held.value_size)  # counters are no settings
         return {key: value[:length] for key, value in held.items()}

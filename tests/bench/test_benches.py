@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pliant.bench import Options, Result, benches, connect, dctcp, overhead, run_bench
+from pliant.bench import Options, Result, benches, connect, dctcp, overhead, run_bench, shared_window
 from pliant.bench.place import private_mounts
 from pliant.bench.policies import initial_cwnd, policies_text
 from pliant.errors import PliantError
@@ -174,6 +174,20 @@ def test_lazy_measures_the_same_connections_with_the_program_here_and_at_the_roo
     assert found["lazy_cpu_saved_ratio"] < 1
 
 
+@root
+@pytest.mark.usefixtures("leaves_nothing")
+def test_shared_window_compares_every_setting_on_both_paths() -> None:
+    found = measured(run_bench("shared-window", 1, scale=0.02))
+    for path in shared_window.PATHS:
+        for setting in shared_window.settings():
+            assert all(found[f"{path.name}_{setting}_slowdown_p{p}"] > 0.9 for p in shared_window.PERCENTILES)
+            assert 0 <= found[f"{path.name}_{setting}_retransmitted_ratio"] < 1
+    ratios = {metric for metric in found if metric.endswith("_ratio") and "_to_" in metric}
+    assert len(ratios) == len(shared_window.PATHS) * len(shared_window.STATIC) * len(
+        shared_window.PERCENTILES
+    )
+
+
 def test_every_benchmark_has_a_test_of_its_own_here() -> None:
     assert set(benches()) == {
         "agent",
@@ -185,6 +199,7 @@ def test_every_benchmark_has_a_test_of_its_own_here() -> None:
         "lazy",
         "off",
         "overhead",
+        "shared-window",
         "startup",
     }
 

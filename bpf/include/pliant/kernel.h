@@ -98,6 +98,14 @@ struct tcp_sock {
 	__u32 snd_cwnd_clamp; /* segments; all ones: none */
 	__u32 rate_delivered;
 	__u32 rate_interval_us;
+	__u32 snd_cwnd;
+	__u32 snd_ssthresh;
+	__u32 write_seq;
+	__u32 snd_nxt;
+	__u32 app_limited;
+	__u32 lost;
+	__u32 delivered; /* segments, those acknowledged out of order included */
+	__u8 is_cwnd_limited : 1;
 };
 
 /* What a sock_ops program is called with, behind the interface (Linux 6.2 lets it look). */

@@ -76,6 +76,7 @@ NEUTRAL: dict[str, object] = {
     "pacing_rate": "34Gbit",
     "receive_window_max": "256KiB",
     "send_buffer": "256KiB",
+    "shared_window": 10,
     "syn_timeout": "1s",
     "user_timeout": "1440m",
 }

@@ -25,8 +25,11 @@ from pliant.policy.desired import SCOPE
 
 LONG_NS = 30 * 10**9
 """From what age on a connection is sampled while it is open; see effect.h."""
-KEPT = frozenset({"connecting", "measured", "previous", "outcomes", "scope_outcomes", "last_errno"})
-"""Maps whose contents mean the same under another layout: socket storage, and sums that no entry of ours goes with."""
+KEPT = frozenset(
+    {"connecting", "flows", "groups", "measured", "previous", "outcomes", "scope_outcomes", "last_errno"}
+)
+"""Maps whose contents mean the same under another layout: socket storage, what connections have learned, and sums that
+no entry of ours goes with."""
 SHARED_MAPS = ("accepted", "features", "verdicts")  # scope's, used by every feature
 
 

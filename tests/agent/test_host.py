@@ -169,18 +169,6 @@ def delete(pliant: Pliant, name: str, progress: Progress) -> None:
         host.carry_out(host.change_to_delete([name]), actor="test", progress=progress)
 
 
-def test_connections_made_while_open_ones_are_gone_through_keep_what_they_were_given(
-    pliant: Pliant, pair: Pair, service: str, make_policy: MakePolicy, connecting: Meanwhile
-) -> None:
-    other = pair.service(pair.server, "other.service")
-    live = {name: value for name, value in values(1).items() if name != "initial_cwnd"}
-    pliant.apply(make_policy("a", service, live, apply_to="live"))
-    with connecting("web.service") as seen:
-        for number in range(1, 26):
-            pliant.apply(make_policy("b", other, {"dscp": number}, apply_to="live"))
-    assert seen.kinds == {(10, *given(1)[1:])}
-
-
 # -- what somebody else does to the kernel
 
 

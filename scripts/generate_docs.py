@@ -26,6 +26,7 @@ from pliant.features import catalogue, features
 from pliant.observe.counters import FEATURE_OUTCOMES, SCOPE_OUTCOMES
 from pliant.policy.explain import Reason
 from pliant.policy.json_schema import policy_json_schema
+from pliant.policy.sysctl_keys import SYSCTLS
 from pliant.store.events import KINDS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -83,6 +84,22 @@ def policy_page() -> str:
     lines += [
         f"| `{path}` | {'required' if required else ''} | {_cell(node.get('description', ''))} | {_example(node)} |"
         for path, required, node in _fields(schema, schema["$defs"]["Policy"], "")
+    ]
+    lines += [
+        "\n# Policies of sysctls\n",
+        "`kind: SysctlPolicy`; see [sysctls.md](../sysctls.md).\n",
+        "| field | | what it says | example |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| `{path}` | {'required' if required else ''} | {_cell(node.get('description', ''))} | {_example(node)} |"
+        for path, required, node in _fields(schema, schema["$defs"]["SysctlPolicy"], "")
+        if not path.startswith(("spec.sysctls.", "metadata."))
+    ]
+    lines += ["\n| sysctl | what it is | takes |", "|---|---|---|"]
+    lines += [
+        f"| `{name}` | {kind.summary}{' One for the machine.' if kind.per_machine else ''} | {kind.takes} |"
+        for name, kind in SYSCTLS.items()
     ]
     return "\n".join(lines) + "\n"
 

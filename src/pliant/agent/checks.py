@@ -112,7 +112,7 @@ def _memory(name: str) -> int | None:
 
 def check_services(policies: Iterable[Policy], cgroups: Mapping[str, int]) -> None:
     """Raise when a policy's service matches no cgroup of this host."""
-    wanted = {policy.spec.match.service: policy.name for policy in policies}
+    wanted = {policy.spec.match.service: policy.name for policy in policies if policy.spec.match}
     found = {pattern for patterns in matching_cgroups(wanted, cgroups).values() for pattern in patterns}
     missing = sorted(wanted.keys() - found)
     if not missing:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from pliant.agent.status import ControlStatus, FeatureStatus, PolicyStatus, ServiceStatus
+from pliant.agent.sysctls import SysctlStatus
 
 
 def policy_document(status: PolicyStatus) -> dict[str, Any]:
@@ -54,4 +55,20 @@ def feature_document(status: FeatureStatus) -> dict[str, Any]:
         "loaded": status.loaded,
         "policies": status.policies,
         "outcomes": dict(status.outcomes),
+    }
+
+
+def sysctl_document(status: SysctlStatus) -> dict[str, Any]:
+    """A sysctl that is ours or is to be."""
+    return {
+        "sysctl": status.name,
+        "namespace": status.namespace,
+        "place": status.place,
+        "state": status.state,
+        "policy": status.policy,
+        "owner": status.owner,
+        "wanted": status.wanted,
+        "found": status.found,
+        "before": status.before,
+        "since": status.since,
     }

@@ -31,6 +31,7 @@ from pliant.observe.pin_tree import LAYOUT_NAME, PinTree
 from pliant.policy.desired import NOTHING
 from pliant.policy.switches import HOST, Switch
 from pliant.store.audit import AuditLog
+from pliant.store.holdings import Holdings
 
 DEATH_S = 2.0
 RETRY_S = 0.01
@@ -117,7 +118,8 @@ def take_everything_off(places: Places) -> list[str]:
     try:
         with Host(places) as host:
             root, layout = host.cgroup_root, shipped_layout()
-            actuator = KernelActuator(Ground(host.pins, layout, root, NO_HOLDOUT_KEY))
+            ground = Ground(host.pins, layout, root, NO_HOLDOUT_KEY, Holdings(places.state))
+            actuator = KernelActuator(ground)
             for step in host.plan_towards(NOTHING, host.cgroups()):
                 try:
                     actuator.act(step)

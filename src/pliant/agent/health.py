@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from pliant.agent.host import Host
+from pliant.agent.sysctls import said_of_foreign, sysctl_statuses
 from pliant.errors import PliantError
 from pliant.features.layout import shipped_layout
 from pliant.kernel.pins import PinDirectory
@@ -109,6 +110,7 @@ def _agreement(host: Host) -> Iterator[Finding]:
             )
             return
         yield from _switches(host)
+        yield from _sysctls(host)
         drift = host.drift()
         conflicts = host.compile().conflicts
     except PliantError:
@@ -130,6 +132,19 @@ def _agreement(host: Host) -> Iterator[Finding]:
         )
     else:
         yield Finding("agreement", Level.OK, "the kernel is as the journal says")
+
+
+def _sysctls(host: Host) -> Iterator[Finding]:
+    """The sysctls that are not as policies ask for, and that Pliant leaves so."""
+    for status in sysctl_statuses(host) if host.sysctl_policies() else ():
+        if status.state == "foreign":
+            remedy = (
+                f"delete policy '{status.policy}', or apply it anew after that: this is then the value before"
+            )
+            yield Finding("sysctl", Level.DEGRADED, said_of_foreign(status), remedy)
+        elif status.state == "absent":
+            sentence = f"there is no sysctl {status.name} {status.place}, which policy '{status.policy}' sets"
+            yield Finding("sysctl", Level.DEGRADED, sentence, "take it out of the policy")
 
 
 def _switches(host: Host) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ import contextlib
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +30,7 @@ from pliant.agent.lock import host_lock
 from pliant.agent.off_mark import clear_mark, with_mark
 from pliant.agent.origin import Origin
 from pliant.agent.places import Places
+from pliant.agent.sysctls import Surroundings, check_sysctls, sysctl_policies, wanted_sysctls
 from pliant.errors import PliantError
 from pliant.features import catalogue, hooked
 from pliant.features.controls import wanted_controls
@@ -37,9 +39,11 @@ from pliant.features.layout import shipped_layout
 from pliant.kernel import cgroups
 from pliant.kernel.errors import KernelError
 from pliant.kernel.iterators import run_in_namespaces
+from pliant.kernel.namespaces import Namespaces
 from pliant.observe.pin_tree import PinTree
 from pliant.observe.reader import read_state
 from pliant.observe.state import HostState
+from pliant.observe.sysctls import SysctlState, read_sysctls
 from pliant.plan.executor import PlanFailed, Progress, execute
 from pliant.plan.planner import Target, plan
 from pliant.plan.steps import Step
@@ -49,7 +53,9 @@ from pliant.policy.documents import policy_from_document
 from pliant.policy.model import Policy
 from pliant.policy.numbering import Numbering
 from pliant.policy.switches import Switch, Switches, named
+from pliant.policy.sysctls import SysctlKey, SysctlPolicy
 from pliant.store.generations import NOTHING_YET, Generation, State, StoredPolicy
+from pliant.store.holdings import Holdings
 from pliant.store.journal import GenerationJournal, Journal
 
 LOCK_TIMEOUT_S = 10.0
@@ -122,8 +128,20 @@ class Host:
         return read_state(self.pins, layout.slots, ids.__contains__, layout.builds)
 
     def policies(self, generation: int | None = None) -> dict[str, Policy]:
-        """The policies of a generation by name; of the one in force when none is given."""
-        return _parsed(self.journal.policies(self.journal.current() if generation is None else generation))
+        """The transport policies of a generation by name; of the one in force when none is given."""
+        found = self._all_policies(self.journal.current() if generation is None else generation)
+        return {name: policy for name, policy in found.items() if not isinstance(policy, SysctlPolicy)}
+
+    def sysctl_policies(self) -> dict[str, SysctlPolicy]:
+        """The policies of sysctls in force, by name."""
+        return {p.name: p for p in sysctl_policies(self._all_policies(self.journal.current()).values())}
+
+    def _all_policies(self, generation: int) -> dict[str, Policy]:
+        return _parsed(self.journal.policies(generation))
+
+    def surroundings(self, known: Mapping[str, int] | None = None) -> Surroundings:
+        """The host's cgroups and network namespaces. Raises :class:`NotSupported` before Linux 5.14."""
+        return Surroundings(self.cgroups() if known is None else known, self.cgroup_root, Namespaces())
 
     def names(self) -> list[str]:
         """The names of the policies in force, also of such that this build cannot read."""
@@ -131,16 +149,38 @@ class Host:
 
     def compile(self, policies: Policies | None = None) -> Compiled:
         """What policies compile to on this host now; those in force when none are given."""
-        chosen = self.policies() if policies is None else policies
+        chosen = self._all_policies(self.journal.current()) if policies is None else policies
         numbering = self.journal.numbering(self.journal.current())
-        return compile_policies(
-            list(chosen.values()),
-            self.cgroups(),
-            numbering,
-            strict=False,
-            hooked=hooked(),
-            off=self.switches(),
-        )
+        return self._compiled(list(chosen.values()), self.cgroups(), numbering, self.switches())
+
+    def _compiled(
+        self,
+        policies: Sequence[Policy],
+        known: Mapping[str, int],
+        numbering: Numbering,
+        off: Switches,
+        *,
+        strict: bool = False,
+    ) -> Compiled:
+        compiled = compile_policies(policies, known, numbering, strict=strict, hooked=hooked(), off=off)
+        return self.with_sysctls(compiled, policies, known, off, strict=strict)
+
+    def with_sysctls(
+        self,
+        compiled: Compiled,
+        policies: Iterable[Policy],
+        known: Mapping[str, int],
+        off: Switches,
+        *,
+        strict: bool = False,
+    ) -> Compiled:
+        """What policies compiled to, and the sysctls that they set in the network namespaces there are."""
+        chosen = sysctl_policies(policies)
+        if not chosen:
+            return compiled
+        surroundings = self.surroundings(known)
+        wanted = wanted_sysctls(chosen, compiled.numbering, off, surroundings, strict=strict)
+        return replace(compiled, desired=replace(compiled.desired, sysctls=wanted))
 
     def switches(self) -> Switches:
         """What is switched off, in the journal or, where that could not be written, beside it."""
@@ -171,10 +211,13 @@ class Host:
         given = {policy.name: policy for policy in policies}
         before = self.journal.policies(self.journal.current())
         known = self.cgroups()
-        check_reach(given.values())
-        check_values(given.values())
+        transport = [policy for policy in given.values() if not isinstance(policy, SysctlPolicy)]
+        check_reach(transport)
+        check_values(transport)
         if not allow_waiting:
             check_services(given.values(), known)
+        if of_sysctls := sysctl_policies(given.values()):
+            check_sysctls(of_sysctls, self.surroundings(known))
         kept = {} if prune else _parsed({name: p for name, p in before.items() if name not in given})
         return self._change("apply", reason, before, kept | given, known, strict=True)
 
@@ -218,9 +261,7 @@ class Host:
         on = _parsed({name: policy for name, policy in before.items() if not off.of_policy(name)})
         known = self.cgroups()
         numbering = self.journal.numbering(current)
-        compiled = compile_policies(
-            list(on.values()), known, numbering, strict=False, hooked=hooked(), off=off
-        )
+        compiled = self._compiled(list(on.values()), known, numbering, off)
         stored = {**before, **_stored(on, compiled.numbering, before)}
         steps = self.plan_towards(compiled.desired, known)
         return Change(verb, reason, before, stored, compiled, steps, self.switches(), off)
@@ -255,9 +296,7 @@ class Host:
     ) -> Change:
         numbering = self.journal.numbering(self.journal.current())
         off = self.switches()
-        compiled = compile_policies(
-            list(after.values()), known, numbering, strict=strict, hooked=hooked(), off=off
-        )
+        compiled = self._compiled(list(after.values()), known, numbering, off, strict=strict)
         stored = _stored(after, compiled.numbering, before)
         steps = self.plan_towards(compiled.desired, known)
         return Change(verb, reason, before, stored, compiled, steps, off, off)
@@ -276,8 +315,15 @@ class Host:
             attachments=desired.attachments,
             tuned=live_digest(desired, tables),
             controls=wanted_controls(desired),
+            sysctls=desired.sysctls,
         )
-        return plan(found or self.observe(known), target, {number: path for path, number in known.items()})
+        found = replace(found or self.observe(known), sysctls=self._found_sysctls(desired))
+        return plan(found, target, {number: path for path, number in known.items()})
+
+    def _found_sysctls(self, desired: DesiredState) -> dict[SysctlKey, SysctlState]:
+        """What the sysctls that are ours or are to be are now."""
+        holdings = Holdings(self.places.state).all()
+        return read_sysctls(desired.sysctls, holdings, Namespaces()) if holdings or desired.sysctls else {}
 
     # -- changing
 
@@ -361,7 +407,7 @@ class Host:
         known = self.cgroups()
         numbering = self.journal.numbering(target)
         policies = list(_parsed(stored).values())
-        compiled = compile_policies(policies, known, numbering, strict=False, hooked=hooked(), off=off)
+        compiled = self._compiled(policies, known, numbering, off)
         self.journal.reserve_numbers(compiled.numbering.next_number)
         steps = self.plan_towards(compiled.desired, known)
         execute(steps, self.actuator(), _Settling(self.journal, interrupted))
@@ -384,7 +430,8 @@ class Host:
 
     def actuator(self) -> KernelActuator:
         """What takes steps on this host."""
-        return KernelActuator(Ground(self.pins, shipped_layout(), self.cgroup_root, self.journal.holdout_key))
+        key, holdings = self.journal.holdout_key, Holdings(self.places.state)
+        return KernelActuator(Ground(self.pins, shipped_layout(), self.cgroup_root, key, holdings))
 
 
 class _Settling(GenerationJournal):

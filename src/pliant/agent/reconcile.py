@@ -21,18 +21,21 @@ from pliant.agent.checks import check_hooks
 from pliant.agent.host import Host
 from pliant.agent.lock import HostBusy
 from pliant.agent.off_mark import with_mark
+from pliant.agent.sysctls import said_of_foreign, sysctl_policies, sysctl_statuses
 from pliant.errors import PliantError
 from pliant.features import catalogue, hooked
 from pliant.kernel.cgroup_watch import CgroupWatch
 from pliant.observe.state import HostState
 from pliant.plan.executor import PlanFailed, Progress, execute
 from pliant.plan.steps import Attach, Detach, RetuneOnUndo, Step, TuneOpen, WriteTable
+from pliant.plan.sysctls import SetSysctl
 from pliant.policy.compile import Compiled, Compiler
 from pliant.policy.documents import policy_from_document
 from pliant.policy.model import Policy
 from pliant.policy.numbering import Numbering
 from pliant.policy.services import lying_within, matching_cgroups
 from pliant.policy.switches import ALL_ON, Switches
+from pliant.policy.sysctls import SysctlPolicy
 from pliant.store.journal import Journal
 
 ATTEMPTS = 3  # at one adjustment, while services go away under it
@@ -67,7 +70,10 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a look found and did. ``attached`` and ``detached`` are paths of cgroups; times are in seconds."""
+    """What a look found and did. ``attached`` and ``detached`` are paths of cgroups; times are in seconds.
+
+    ``foreign`` has a sentence for each sysctl that somebody else has set since it was ours.
+    """
 
     cause: Cause
     state: State
@@ -76,6 +82,7 @@ class Outcome:
     attached: tuple[str, ...] = ()
     detached: tuple[str, ...] = ()
     refused: tuple[Refused, ...] = ()
+    foreign: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +95,7 @@ class InForce:
     compiler: Compiler
     patterns: frozenset[str]
     off: Switches = ALL_ON
+    sysctls: Sequence[SysctlPolicy] = ()
 
 
 @dataclass
@@ -163,7 +171,12 @@ class Reconciler:
         except PliantError:
             self._found, self._matched = None, {}
             raise
-        return replace(outcome, seconds=time.monotonic() - started)
+        return replace(outcome, seconds=time.monotonic() - started, foreign=self._foreign(cause))
+
+    def _foreign(self, cause: Cause) -> tuple[str, ...]:
+        if cause is Cause.SERVICES or not (self._in_force and self._in_force.sysctls):
+            return ()
+        return tuple(said_of_foreign(s) for s in sysctl_statuses(self.host) if s.state == "foreign")
 
     def record_adjustments(self) -> None:
         """Record in the audit log what was adjusted and is not in it yet; left for the next time if it cannot be."""
@@ -212,13 +225,16 @@ class Reconciler:
                     json.loads(policy.document), f"stored policy {name}", catalogue()
                 )
                 self._parsed[policy.document] = parsed
-        policies = [self._parsed[policy.document] for policy in stored.values()]
+        everything = [self._parsed[policy.document] for policy in stored.values()]
+        of_sysctls = sysctl_policies(everything)
+        policies = [policy for policy in everything if not isinstance(policy, SysctlPolicy)]
         patterns = off.services.union(policy.spec.match.service for policy in policies)
+        patterns |= {policy.service for policy in of_sysctls if policy.service}
         numbering = self.journal.numbering(generation)
         numbers = {name: numbered for name, numbered in numbering.numbers.items() if name in stored}
         numbering = replace(numbering, numbers=numbers)
-        compiler = Compiler(policies, numbering, strict=False, hooked=hooked(), off=off)
-        self._in_force = InForce(generation, policies, numbering, compiler, patterns, off)
+        compiler = Compiler(everything, numbering, strict=False, hooked=hooked(), off=off)
+        self._in_force = InForce(generation, policies, numbering, compiler, patterns, off, of_sysctls)
         self._found = None
         return self._in_force
 
@@ -228,7 +244,8 @@ class Reconciler:
         return {path: known[path] for path in matching_cgroups(in_force.patterns, known)}
 
     def _compile(self, in_force: InForce) -> Compiled:
-        return in_force.compiler.compile(self._allowed())
+        known = self._allowed()
+        return self.host.with_sysctls(in_force.compiler.compile(known), in_force.sysctls, known, in_force.off)
 
     def _allowed(self) -> dict[str, int]:
         known = self.services.known
@@ -341,7 +358,7 @@ def _after(found: HostState | None, plan: Sequence[Step]) -> HostState | None:
             stale.discard(step.hook)
         elif isinstance(step, TuneOpen):
             tuned = step.after
-        elif not isinstance(step, RetuneOnUndo):
+        elif not isinstance(step, RetuneOnUndo | SetSysctl):
             return None
     return replace(
         found, tables=tables, attachments=frozenset(attachments), stale=frozenset(stale), tuned=tuned

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pliant.agent.host import Host
+from pliant.agent.sysctls import sysctl_statuses
 from pliant.features import features
 from pliant.features.controls import OPTION, shipped_controls
 from pliant.features.layout import shipped_layout
@@ -83,7 +84,7 @@ class ControlStatus:
 
 
 def policy_statuses(host: Host) -> list[PolicyStatus]:
-    """The state of every policy in force, by name."""
+    """The state of every transport policy in force, by name."""
     policies = host.policies()
     stored = host.journal.policies(host.journal.current())
     known = host.cgroups()
@@ -100,6 +101,33 @@ def policy_statuses(host: Host) -> list[PolicyStatus]:
         state = "off" if off and not on else ("active" if present else "missing") if services else "waiting"
         told = PolicyStatus(policy, number, state, on or services, arms.get(number, Arms()), off)
         result.append(told)
+    return result
+
+
+def all_policy_statuses(host: Host) -> list[PolicyStatus]:
+    """The same, and that of policies of sysctls: active when all is set but what somebody else has set since."""
+    both = [*policy_statuses(host), *_of_sysctls(host)]
+    return sorted(both, key=lambda status: status.policy.name)
+
+
+def _of_sysctls(host: Host) -> list[PolicyStatus]:
+    policies = host.sysctl_policies()
+    if not policies:
+        return []
+    numbers, switches, known = (
+        host.journal.numbering(host.journal.current()).numbers,
+        host.switches(),
+        host.cgroups(),
+    )
+    found = sysctl_statuses(host)
+    result = []
+    for name, policy in policies.items():
+        services = tuple(sorted(matching_cgroups({policy.service}, known))) if policy.service else ()
+        mine = [status for status in found if status.policy == name]
+        off = switches.of_policy(name)
+        done = all(status.state in ("set", "foreign") for status in mine)
+        state = "off" if off else ("active" if done else "missing") if mine else "waiting"
+        result.append(PolicyStatus(policy, numbers[name].number, state, services, Arms(), off))
     return result
 
 

@@ -7,21 +7,28 @@ from collections.abc import Sequence
 
 import click
 
-from pliant.agent.documents import control_document, feature_document, policy_document, service_document
+from pliant.agent.documents import (
+    control_document,
+    feature_document,
+    policy_document,
+    service_document,
+    sysctl_document,
+)
 from pliant.agent.host import Host
 from pliant.agent.status import (
     PolicyStatus,
+    all_policy_statuses,
     control_statuses,
     feature_statuses,
-    policy_statuses,
     service_statuses,
 )
+from pliant.agent.sysctls import sysctl_statuses
 from pliant.cli import output as out
 from pliant.cli.connections import get_connections, limit_option
 from pliant.cli.context import complete_policy, open_host, output_option
 from pliant.errors import PliantError
 
-KINDS = ("policies", "services", "features", "controls", "connections")
+KINDS = ("policies", "services", "features", "controls", "sysctls", "connections")
 
 
 @click.command()
@@ -43,10 +50,10 @@ def get(
     limit: int,
     output: str,
 ) -> None:
-    """List policies (the default), services, features, controls or connections, with what the kernel says of them now.
+    """List policies (the default), services, features, controls, sysctls or connections, as the kernel has them now.
 
-    Controls are the congestion controls that Pliant brings. Connections are the open ones of services that have
-    policies; a policy in parentheses holds the connection out.
+    Controls are the congestion controls that Pliant brings, sysctls those that policies set. Connections are the open
+    ones of services that have policies; a policy in parentheses holds the connection out.
     """
     if kind == "connections":
         if names:
@@ -66,12 +73,13 @@ def get(
             "services": _services,
             "features": _features,
             "controls": _controls,
+            "sysctls": _sysctls,
         }
         listed[kind](host, names, output)
 
 
 def _policies(host: Host, names: Sequence[str], output: str) -> None:
-    found = {status.policy.name: status for status in policy_statuses(host)}
+    found = {status.policy.name: status for status in all_policy_statuses(host)}
     chosen = [found[name] for name in _chosen("policy", list(found), names)]
     out.show(
         output,
@@ -86,14 +94,15 @@ def _policies(host: Host, names: Sequence[str], output: str) -> None:
 
 
 def _policy_row(status: PolicyStatus) -> tuple[str, ...]:
-    match, tune = status.policy.spec.match, status.policy.to_document()["spec"]["tune"]
+    spec = status.policy.to_document()["spec"]
+    match = spec.get("match", {})
     return (
         status.policy.name,
         status.state,
         str(status.policy.priority),
-        match.service,
-        match.role,
-        ",".join(f"{option}={value}" for option, value in tune.items()),
+        match.get("service", "-"),
+        match.get("role", "-"),
+        ",".join(f"{name}={value}" for name, value in spec.get("tune", spec.get("sysctls", {})).items()),
         str(status.arms.treated),
         str(status.arms.held_out),
     )
@@ -162,6 +171,34 @@ def _controls(host: Host, names: Sequence[str], output: str) -> None:
                 for status in chosen
             ],
             nothing="this build has no congestion controls",
+        ),
+    )
+
+
+def _sysctls(host: Host, names: Sequence[str], output: str) -> None:
+    statuses = sysctl_statuses(host)
+    wanted = _chosen("sysctl", [status.name for status in statuses], names)
+    chosen = [status for status in statuses if status.name in wanted]
+    out.show(
+        output,
+        plain=lambda: [sysctl_document(status) for status in chosen],
+        names=lambda: [f"sysctl/{status.name}" for status in chosen],
+        people=lambda: out.table(
+            ("sysctl", "of", "state", "policy", "owner", "wanted", "found", "before"),
+            [
+                (
+                    status.name,
+                    status.place.removeprefix("of "),
+                    status.state,
+                    status.policy,
+                    status.owner or "-",
+                    status.wanted or "-",
+                    status.found or "-",
+                    status.before or "-",
+                )
+                for status in chosen
+            ],
+            nothing="no policy sets a sysctl",
         ),
     )
 

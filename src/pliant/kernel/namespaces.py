@@ -6,11 +6,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import socket
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pliant.kernel.errors import kernel_error
+from pliant.kernel.errors import KernelError, NotSupported, kernel_error
 from pliant.kernel.mounts import make_private
 from pliant.kernel.syscall import libc
 
@@ -18,6 +20,7 @@ CLONE_NEWNS = 0x00020000
 CLONE_NEWNET = 0x40000000
 _OWN = "/proc/thread-self/ns/net"
 _NAMED = Path("/run/netns")
+_SO_NETNS_COOKIE = 71  # asm-generic/socket.h, Linux 5.14; Python does not name it
 
 
 @contextlib.contextmanager
@@ -117,3 +120,75 @@ def private_mounts() -> None:
     if libc().unshare(CLONE_NEWNS) != 0:
         raise kernel_error(ctypes.get_errno(), "make a mount namespace")
     make_private()
+
+
+def network_cookie() -> int:
+    """The cookie of the calling thread's network namespace: no other of this boot has, had or will have the same.
+
+    Raises :class:`NotSupported` before Linux 5.14.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), sys.byteorder)
+        except OSError as error:
+            raise NotSupported(
+                "this kernel cannot tell network namespaces apart: it wants Linux 5.14"
+            ) from error
+
+
+class Namespaces:
+    """The network namespaces of the host by their cookies, as they are when this is first asked for each.
+
+    ``own`` is the cookie of the thread's that made this. One that no process is in, and that has no name in /run/netns,
+    is not found.
+    """
+
+    def __init__(self) -> None:
+        self.own = network_cookie()
+        self._own_number = os.stat(_OWN).st_ino
+        self._paths: dict[int, Path] = {}
+        self._cookies = {self._own_number: self.own}
+        self._searched = False
+
+    @contextlib.contextmanager
+    def entered(self, cookie: int) -> Iterator[bool]:
+        """Run a block in a namespace; False, and nothing is entered, when there is none of this cookie."""
+        if cookie == self.own:
+            yield True
+            return
+        path = self._path(cookie)
+        with contextlib.ExitStack() as inside:
+            try:
+                if path is not None:
+                    inside.enter_context(entered(path))
+                found = path is not None and network_cookie() == cookie
+            except KernelError:
+                found = False
+            yield found
+
+    def of_processes(self, pids: Iterable[int]) -> frozenset[int]:
+        """The cookies of the namespaces that processes are in; those that have ended meanwhile are left out."""
+        paths = (Path(f"/proc/{pid}/ns/net") for pid in pids)
+        return frozenset(cookie for path in paths if (cookie := self._cookie(path)) is not None)
+
+    def _path(self, cookie: int) -> Path | None:
+        if cookie not in self._paths and not self._searched:
+            self._searched = True
+            processes = (Path(f"/proc/{name}/ns/net") for name in os.listdir("/proc") if name.isdecimal())
+            with contextlib.suppress(OSError):
+                for path in _NAMED.iterdir():
+                    self._cookie(path)
+            for path in processes:
+                self._cookie(path)
+        return self._paths.get(cookie)
+
+    def _cookie(self, path: Path) -> int | None:
+        try:
+            number = path.stat().st_ino
+            if number not in self._cookies:
+                with entered(path):
+                    self._cookies[number] = network_cookie()
+        except (OSError, KernelError):
+            return None
+        self._paths.setdefault(self._cookies[number], path)
+        return self._cookies[number]

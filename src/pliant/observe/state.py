@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 
 from pliant.observe.controls import ControlState
 from pliant.observe.pin_tree import Hook
+from pliant.observe.sysctls import SysctlState
 from pliant.observe.tables import Tables
+from pliant.policy.sysctls import SysctlKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +23,7 @@ class HostState:
     those whose cgroup is gone or whose link runs another program; ``tuned`` is what open connections were last brought
     in line with (0: nothing, or it was interrupted); ``controls`` are the congestion controls of ours;
     ``other_layouts`` are pin directories of other builds of Pliant, and ``elsewhere`` has the layout under which a
-    link of scope that can be taken over is pinned.
+    link of scope that can be taken over is pinned; ``sysctls`` are those that are ours or are to be.
     """
 
     builds: Mapping[str, str] = field(default_factory=dict)
@@ -33,6 +35,7 @@ class HostState:
     controls: ControlState = field(default_factory=ControlState)
     other_layouts: tuple[str, ...] = ()
     elsewhere: Mapping[Hook, str] = field(default_factory=dict)
+    sysctls: Mapping[SysctlKey, SysctlState] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:

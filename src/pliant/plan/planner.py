@@ -25,7 +25,9 @@ from pliant.plan.steps import (
     UnloadObject,
     WriteTable,
 )
+from pliant.plan.sysctls import sysctl_changes
 from pliant.policy.desired import SCOPE, Attachment
+from pliant.policy.sysctls import SysctlKey, Wanted
 
 VALUES = (
     "effects",
@@ -41,7 +43,7 @@ class Target:
 
     ``builds`` names the objects to be loaded and the file each comes from; ``tuned`` is what open connections should
     be in line with (0: no policy is for them); ``controls`` names the congestion controls of ours to be registered and
-    the build of each.
+    the build of each; ``sysctls`` says what those of network namespaces are to be.
     """
 
     builds: Mapping[str, str]
@@ -49,6 +51,7 @@ class Target:
     attachments: frozenset[Attachment]
     tuned: int = 0
     controls: Mapping[str, str] = field(default_factory=dict)
+    sysctls: Mapping[SysctlKey, Wanted] = field(default_factory=dict)
 
 
 def plan(found: HostState, target: Target, cgroups: Mapping[int, str] | None = None) -> tuple[Step, ...]:
@@ -66,6 +69,7 @@ def plan(found: HostState, target: Target, cgroups: Mapping[int, str] | None = N
         *_detaches(lost, names, "there is nothing left for it to run on, or nothing left to run", lost=True),
         *_cleared(found),
         *registrations(found.controls, target.controls),
+        *sysctl_changes(found.sysctls, target.sysctls),
         *_loads(found, target),
         *_writes(found, target, VALUES),
         *_detaches(found.stale - lost, names, "its link runs another program"),

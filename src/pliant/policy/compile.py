@@ -32,6 +32,7 @@ from pliant.policy.services import (
     matching_cgroups,
 )
 from pliant.policy.switches import ALL_ON, Switches
+from pliant.policy.sysctls import SysctlPolicy
 
 SPARE_CLASSES = 64  # kept, of services that were here before
 MAX_RULE_POLICIES = 8  # MAX_RULE_POLICIES in scope.h
@@ -83,6 +84,8 @@ def compile_policies(
     policies accepted earlier: a service that has appeared since may have made two of them meet. It reports the
     conflicts, in which the policy with the lower number wins, and leaves out of a rule what is beyond eight.
 
+    Policies of sysctls are numbered, and are no part of the result: which namespaces there are is not known here.
+
     What is ``off`` is left out, and numbered all the same; a strict compilation checks it with the rest, so that it
     can be switched on.
 
@@ -125,7 +128,7 @@ class Compiler:
         self._intents = [
             _intent(policy, self.numbering.numbers[policy.name].number)
             for policy in policies
-            if not off.of_policy(policy.name)
+            if not off.of_policy(policy.name) and not isinstance(policy, SysctlPolicy)
         ]
         self._by_pattern: dict[str, list[_Intent]] = defaultdict(list)
         for intent in self._intents:

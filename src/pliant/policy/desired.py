@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, NamedTuple
 
+from pliant.policy.sysctls import SysctlKey, Wanted
+
 ANY_PORT = 0
 SCOPE = "scope"
 V4_MAPPED = 0xFFFF << 32
@@ -80,7 +82,8 @@ class DesiredState:
     """Everything the kernel must hold for a set of policies on one host.
 
     ``options`` are those that any policy sets, also one that waits for its service: their programs are loaded, so that
-    a service that appears only has to be attached to. ``names`` are the values of theirs that are words.
+    a service that appears only has to be attached to. ``names`` are the values of theirs that are words. ``sysctls``
+    are those of network namespaces that policies set.
     """
 
     versions: Mapping[int, PolicyVersion] = field(default_factory=dict)
@@ -89,6 +92,7 @@ class DesiredState:
     attachments: frozenset[Attachment] = frozenset()
     options: frozenset[str] = frozenset()
     names: frozenset[tuple[str, str]] = frozenset()
+    sysctls: Mapping[SysctlKey, Wanted] = field(default_factory=dict)
 
     @property
     def programs(self) -> frozenset[str]:

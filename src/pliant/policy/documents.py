@@ -28,6 +28,7 @@ from pliant.policy import problems as told
 from pliant.policy.model import Policy, policy_model
 from pliant.policy.options import Catalogue
 from pliant.policy.problems import PolicyErrors, Problem
+from pliant.policy.sysctls import KIND, SysctlPolicy
 from pliant.policy.units import quote
 
 LARGEST_FILE_BYTES = 64 * 2**20
@@ -211,11 +212,13 @@ class _Reading:
             self.report(file, _line(root, ("items",)), ("items",), message, "write items: and the policies")
 
     def check(self, document: Any, file: str, root: Node | None, prefix: told.Path) -> None:
+        of_sysctls = isinstance(document, dict) and document.get("kind") == KIND
+        model = SysctlPolicy if of_sysctls else self.model
         try:
-            policy = self.model.model_validate(document)
+            policy = model.model_validate(document)
         except ValidationError as error:
             for path, message, remedy in told.explain(
-                self.model, error, document, lambda path: _written(root, prefix + path)
+                model, error, document, lambda path: _written(root, prefix + path)
             ):
                 line = _line(root, prefix + path) if root else 0
                 self.report(file, line, prefix + path, message, remedy)

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 
 from pliant.policy.model import policy_model
 from pliant.policy.options import Catalogue
+from pliant.policy.sysctls import KIND, SysctlPolicy, SysctlSpec
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -36,17 +37,37 @@ def policy_json_schema(catalogue: Catalogue) -> dict[str, Any]:
         parts["Match"]["properties"][name]["minItems"] = 1
     parts["Spec"]["properties"]["holdout"]["default"] = "0%"
     parts["Guard"]["minProperties"] = 1
+    parts |= _sysctl_parts()
     parts["List"] = _list_schema()
     return {
         "$schema": DIALECT,
-        "title": "Pliant transport policy",
-        "description": "A TCP transport policy, or a List of them.",
+        "title": "Pliant policy",
+        "description": "A TCP transport policy, a policy of sysctls, or a List of them.",
         "type": "object",
         "if": {"properties": {"kind": {"const": "List"}}, "required": ["kind"]},
         "then": {"$ref": "#/$defs/List"},
-        "else": {"$ref": "#/$defs/Policy"},
+        "else": {
+            "if": {"properties": {"kind": {"const": KIND}}, "required": ["kind"]},
+            "then": {"$ref": "#/$defs/SysctlPolicy"},
+            "else": {"$ref": "#/$defs/Policy"},
+        },
         "$defs": parts,
     }
+
+
+def _sysctl_parts() -> dict[str, Any]:
+    """The parts of a policy of sysctls that others have not."""
+    policy = SysctlPolicy.model_json_schema(mode="validation")
+    parts = {name: part for name, part in policy.pop("$defs").items() if name != "Metadata"}
+    parts["SysctlPolicy"] = policy
+    for part in parts.values():
+        _tidy(part)
+    policy["description"] = "One policy of sysctls."
+    parts["SysctlSpec"]["properties"]["match"] = {
+        "$ref": "#/$defs/SysctlMatch",
+        "description": SysctlSpec.model_fields["match"].description,
+    }
+    return parts
 
 
 def _list_schema() -> dict[str, Any]:
@@ -57,7 +78,11 @@ def _list_schema() -> dict[str, Any]:
             "apiVersion": {"enum": ["pliant/v1", "v1"], "description": "The version of this format."},
             "kind": {"const": "List", "description": "What the document is."},
             "metadata": {"type": "object", "description": "Ignored; other tools write it."},
-            "items": {"type": "array", "items": {"$ref": "#/$defs/Policy"}, "description": "The policies."},
+            "items": {
+                "type": "array",
+                "items": {"anyOf": [{"$ref": "#/$defs/Policy"}, {"$ref": "#/$defs/SysctlPolicy"}]},
+                "description": "The policies.",
+            },
         },
         "required": ["kind", "items"],
         "additionalProperties": False,

@@ -68,7 +68,8 @@ def _text(longest: int) -> Callable[[str], str]:
     return check
 
 
-def _check_service(service: str) -> str:
+def check_service(service: str) -> str:
+    """Return the pattern of a service, or raise a PydanticCustomError that says what is wrong with it."""
     example = "write a systemd unit such as nginx.service, a cgroup path such as /system.slice/nginx.service"
     if not service or not service.isprintable() or " " in service or len(service) > 4095:
         raise rejection(f"{quote(service)} is not the name of a service", f"{example}, or a glob")
@@ -208,11 +209,13 @@ Peers = Annotated[tuple[Peer, ...], Field(strict=False), AfterValidator(_check_p
 Ports = Annotated[tuple[Port, ...], Field(strict=False), AfterValidator(_check_ports)]
 
 
-class _Written(BaseModel):
+class Written(BaseModel):
+    """A part of a document as people write it: every field is known, none is converted."""
+
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, protected_namespaces=())
 
 
-class Metadata(_Written):
+class Metadata(Written):
     """Who a policy belongs to and why it exists."""
 
     name: Annotated[
@@ -235,10 +238,10 @@ class Metadata(_Written):
     )
 
 
-class Match(_Written):
+class Match(Written):
     """Which connections a policy is for: all that satisfy every field given."""
 
-    service: Annotated[str, AfterValidator(_check_service)] = Field(
+    service: Annotated[str, AfterValidator(check_service)] = Field(
         description="A systemd unit, a cgroup path starting with '/', or a glob of either.",
         examples=["nginx.service", "/system.slice/nginx.service", "worker@*.service"],
     )
@@ -267,7 +270,7 @@ class Match(_Written):
         return self
 
 
-class Tune(_Written):
+class Tune(Written):
     """The options a policy sets; a subclass made from a catalogue has one attribute an option."""
 
     @model_validator(mode="after")
@@ -277,7 +280,7 @@ class Tune(_Written):
         return self
 
 
-class Spec(_Written):
+class Spec(Written):
     """What a policy does: for which connections, with which options, how carefully."""
 
     match: Match = Field(description="Which connections the policy is for.")
@@ -310,7 +313,7 @@ class Spec(_Written):
         return self
 
 
-class Policy(_Written):
+class Policy(Written):
     """One transport policy. Policies of a catalogue are instances of ``policy_model(catalogue)``."""
 
     apiVersion: Literal["pliant/v1"] = Field(

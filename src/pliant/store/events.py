@@ -58,6 +58,11 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                 ("service", "cgroup", "owner"),
             ),
             Kind(
+                "sysctl-foreign",
+                "Somebody else has set a sysctl that a policy sets. It is left alone, also when the policy goes.",
+                ("generation",),
+            ),
+            Kind(
                 "drift-found",
                 "The kernel was not as the policies in force ask for, and nobody had asked for that.",
                 ("generation", "steps"),

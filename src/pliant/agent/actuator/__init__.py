@@ -12,6 +12,7 @@ from pliant.agent.actuator.ground import Ground, Taken
 from pliant.agent.actuator.layouts import Layouts
 from pliant.agent.actuator.objects import Objects
 from pliant.agent.actuator.open_connections import OpenConnections
+from pliant.agent.actuator.sysctls import Sysctls
 from pliant.agent.actuator.tables import TableWriter
 from pliant.plan.steps import Step
 
@@ -33,6 +34,7 @@ class KernelActuator:
             OpenConnections(ground),
             Controls(ground),
             Layouts(ground),
+            Sysctls(ground),
         )
         self._taken: dict[type[Step], Taken] = {
             kind: how for part in parts for kind, how in part.steps().items()

@@ -15,6 +15,7 @@ from pliant.kernel.programs import Program
 from pliant.observe.pin_tree import PinTree
 from pliant.observe.reader import hooked_program
 from pliant.plan.steps import Step
+from pliant.store.holdings import Holdings
 
 
 class Taken(NamedTuple):
@@ -29,12 +30,13 @@ Steps = Mapping[type[Step], Taken]
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """The pins, the objects of this build, the cgroup hierarchy, and the host's secret."""
+    """The pins, the objects of this build, the cgroup hierarchy, the host's secret, and which sysctls are ours."""
 
     pins: PinTree
     layout: Layout
     cgroup_root: Path
     holdout_key: int
+    holdings: Holdings
 
     def hooked(self, name: str) -> Program:
         """The program of an object that is attached to cgroups: this build's, where it is replacing another.

@@ -66,6 +66,7 @@ class Agent:
         self.last_at = 0.0
         self.drift: dict[str, Any] = {"checkedAt": None, "steps": 0}
         self.refused: dict[str, str] = {}
+        self.foreign: frozenset[str] = frozenset()
         self.failure: dict[str, Any] | None = None
         self.looks: Counter[tuple[str, str]] = Counter()
         self.look_seconds, self.attach_seconds = Timings(), Timings()
@@ -291,6 +292,10 @@ class Agent:
                     f"{name} stays as it is: {refused.sentence}",
                     service=name, cgroup=refused.cgroup, owner=refused.sentence,
                 )  # fmt: skip
+        for sentence in sorted(set(outcome.foreign) - self.foreign):
+            self.tell("sysctl-foreign", sentence, generation=generation)
+        if outcome.cause is not Cause.SERVICES:
+            self.foreign = frozenset(outcome.foreign)
         if outcome.cause is not Cause.SERVICES or outcome.refused:
             self.refused = {found.cgroup: found.sentence for found in outcome.refused}
         if outcome.cause is Cause.SERVICES:

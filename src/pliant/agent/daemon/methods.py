@@ -12,11 +12,23 @@ import pliant
 from pliant.agent.change import Applied, Change
 from pliant.agent.daemon import metrics
 from pliant.agent.daemon.server import Method, Peer, Request
-from pliant.agent.documents import control_document, feature_document, policy_document, service_document
+from pliant.agent.documents import (
+    control_document,
+    feature_document,
+    policy_document,
+    service_document,
+    sysctl_document,
+)
 from pliant.agent.host import Host
 from pliant.agent.origin import Origin
 from pliant.agent.reconcile import Cause
-from pliant.agent.status import control_statuses, feature_statuses, policy_statuses, service_statuses
+from pliant.agent.status import (
+    all_policy_statuses,
+    control_statuses,
+    feature_statuses,
+    service_statuses,
+)
+from pliant.agent.sysctls import sysctl_statuses
 from pliant.errors import PliantError
 from pliant.features import catalogue
 from pliant.features.layout import shipped_layout
@@ -173,15 +185,18 @@ def _events(agent: Agent, request: Request) -> list[dict[str, Any]]:
 def _get(host: Host, request: Request) -> list[dict[str, Any]]:
     kind = request.params.get("kind", "policies")
     if kind == "policies":
-        return [policy_document(found) for found in policy_statuses(host)]
+        return [policy_document(found) for found in all_policy_statuses(host)]
     if kind == "services":
         return [service_document(found) for found in service_statuses(host)]
     if kind == "controls":
         return [control_document(found) for found in control_statuses(host)]
+    if kind == "sysctls":
+        return [sysctl_document(found) for found in sysctl_statuses(host)]
     if kind == "features":
         return [feature_document(found) for found in feature_statuses(host)]
     raise PliantError(
-        f"there is nothing of the kind '{kind}'", remedy="ask for policies, services, features or controls"
+        f"there is nothing of the kind '{kind}'",
+        remedy="ask for policies, services, features, controls or sysctls",
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pliant.errors import PliantError
 from pliant.kernel import sysctls
+from pliant.kernel.cgroups import processes
 from pliant.kernel.errors import NotSupported
 from pliant.kernel.namespaces import Namespaces
 from pliant.observe.sysctls import SysctlState, read_sysctls
@@ -52,14 +53,9 @@ class Surroundings:
 
     def _inside(self, path: str) -> frozenset[int]:
         top = self.cgroup_root / path.lstrip("/")
-        return self.namespaces.of_processes(pid for group in (top, *top.rglob("*/")) for pid in _pids(group))
-
-
-def _pids(cgroup: Path) -> list[int]:
-    try:
-        return [int(line) for line in (cgroup / "cgroup.procs").read_text().split()]
-    except OSError:  # it is gone
-        return []
+        return self.namespaces.of_processes(
+            pid for group in (top, *top.rglob("*/")) for pid in processes(group)
+        )
 
 
 def sysctl_policies(policies: Iterable[Policy]) -> list[SysctlPolicy]:
@@ -118,6 +114,9 @@ def _missing(names: Iterable[str]) -> Iterator[str]:
             sysctls.read(name)
         except NotSupported as error:
             yield error.message
+        else:
+            if not sysctls.can_be_written(name):
+                yield f"the sysctl {name} cannot be set from this network namespace"
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,7 +137,7 @@ def network_cookie() -> int:
 
 
 class Namespaces:
-    """The network namespaces of the host by their cookies, as they are when this is first asked for each.
+    """The network namespaces of the host by their cookies.
 
     ``own`` is the cookie of the thread's that made this. One that no process is in, and that has no name in /run/netns,
     is not found.
@@ -145,42 +145,41 @@ class Namespaces:
 
     def __init__(self) -> None:
         self.own = network_cookie()
-        self._own_number = os.stat(_OWN).st_ino
-        self._paths: dict[int, Path] = {}
-        self._cookies = {self._own_number: self.own}
-        self._searched = False
+        self._cookies = {os.stat(_OWN).st_ino: self.own}
+        self._paths: dict[int, list[Path]] = {}
 
     @contextlib.contextmanager
     def entered(self, cookie: int) -> Iterator[bool]:
         """Run a block in a namespace; False, and nothing is entered, when there is none of this cookie."""
-        if cookie == self.own:
-            yield True
-            return
-        path = self._path(cookie)
         with contextlib.ExitStack() as inside:
-            try:
-                if path is not None:
-                    inside.enter_context(entered(path))
-                found = path is not None and network_cookie() == cookie
-            except KernelError:
-                found = False
-            yield found
+            yield cookie == self.own or self._enter(cookie, inside)
 
     def of_processes(self, pids: Iterable[int]) -> frozenset[int]:
         """The cookies of the namespaces that processes are in; those that have ended meanwhile are left out."""
         paths = (Path(f"/proc/{pid}/ns/net") for pid in pids)
         return frozenset(cookie for path in paths if (cookie := self._cookie(path)) is not None)
 
-    def _path(self, cookie: int) -> Path | None:
-        if cookie not in self._paths and not self._searched:
-            self._searched = True
-            processes = (Path(f"/proc/{name}/ns/net") for name in os.listdir("/proc") if name.isdecimal())
-            with contextlib.suppress(OSError):
-                for path in _NAMED.iterdir():
-                    self._cookie(path)
-            for path in processes:
+    def _enter(self, cookie: int, inside: contextlib.ExitStack) -> bool:
+        """Enter a namespace by a process that is in it. Processes end: when none is left that was, look for others."""
+        for look in (False, True, True):
+            if look:
+                self._search()
+            for path in self._paths.get(cookie, ()):
+                with contextlib.suppress(KernelError), contextlib.ExitStack() as attempt:
+                    attempt.enter_context(entered(path))
+                    if network_cookie() == cookie:
+                        inside.push(attempt.pop_all())
+                        return True
+        return False
+
+    def _search(self) -> None:
+        self._paths.clear()
+        with contextlib.suppress(OSError):
+            for path in _NAMED.iterdir():
                 self._cookie(path)
-        return self._paths.get(cookie)
+        for name in os.listdir("/proc"):
+            if name.isdecimal():
+                self._cookie(Path(f"/proc/{name}/ns/net"))
 
     def _cookie(self, path: Path) -> int | None:
         try:
@@ -190,5 +189,7 @@ class Namespaces:
                     self._cookies[number] = network_cookie()
         except (OSError, KernelError):
             return None
-        self._paths.setdefault(self._cookies[number], path)
-        return self._cookies[number]
+        cookie = self._cookies[number]
+        if cookie != self.own:
+            self._paths.setdefault(cookie, []).append(path)
+        return cookie

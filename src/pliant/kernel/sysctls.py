@@ -8,6 +8,7 @@ Names are as in sysctl(8): ``net.ipv4.tcp_rmem``, or with slashes where a part h
 from __future__ import annotations
 
 import errno as codes
+import os
 from pathlib import Path
 
 from pliant.kernel.errors import KernelError, NotSupported, kernel_error
@@ -39,6 +40,11 @@ def read(name: str) -> str:
         return _normal(path_of(name).read_text())
     except OSError as error:
         raise _error(error, f"read the sysctl {name}") from error
+
+
+def can_be_written(name: str) -> bool:
+    """Whether this process may write a parameter: some are there in every network namespace, and the first one's."""
+    return os.access(path_of(name), os.W_OK)
 
 
 def write(name: str, value: str | int) -> None:

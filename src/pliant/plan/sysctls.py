@@ -37,7 +37,7 @@ class SetSysctl(Step):
             return f"set the sysctl {name} from {self.found} back to {self.value}"
         return f"leave the sysctl {name} at {self.found}" if self.found else f"forget the sysctl {name}"
 
-    def undo(self) -> Step:
+    def undo(self) -> SetSysctl:
         """Write what was found, and hold it as it was held."""
         back = None if self.value is None else self.found
         now = self.found if self.value is None else self.value

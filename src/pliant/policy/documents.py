@@ -212,8 +212,7 @@ class _Reading:
             self.report(file, _line(root, ("items",)), ("items",), message, "write items: and the policies")
 
     def check(self, document: Any, file: str, root: Node | None, prefix: told.Path) -> None:
-        of_sysctls = isinstance(document, dict) and document.get("kind") == KIND
-        model = SysctlPolicy if of_sysctls else self.model
+        model = SysctlPolicy if _is_of_sysctls(document) else self.model
         try:
             policy = model.model_validate(document)
         except ValidationError as error:
@@ -230,6 +229,12 @@ class _Reading:
             self.report(file, line, name, message, "give one of the two another name")
         self.named.setdefault(policy.name, f"{file}:{line}")
         self.policies.append(policy)
+
+
+def _is_of_sysctls(document: Any) -> bool:
+    """Whether a document is a policy of sysctls, or is meant for one."""
+    kind = document.get("kind") if isinstance(document, dict) else None
+    return isinstance(kind, str) and told.did_you_mean(kind, ("TransportPolicy", KIND)) == KIND
 
 
 @contextmanager

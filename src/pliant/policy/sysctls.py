@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema, model_validator
 
 from pliant.errors import PliantError
 from pliant.policy.model import Metadata, Policy, Written, check_service
+from pliant.policy.problems import rejection
 from pliant.policy.sysctl_keys import SYSCTLS, parse_sysctls
 
 KIND = "SysctlPolicy"
@@ -60,6 +61,14 @@ class SysctlSpec(Written):
     priority: int = Field(
         100, ge=0, le=1_000_000, description="Which policy wins where two set the same sysctl: the higher."
     )
+
+    @model_validator(mode="after")
+    def _sets_what_services_have(self) -> Self:
+        of_machine = [name for name in self.sysctls if SYSCTLS[name].per_machine] if self.match else []
+        if of_machine:
+            message = "there is one for the whole machine, and none in a service's network namespace"
+            raise rejection(message, "leave match out", at=("sysctls", of_machine[0]))
+        return self
 
 
 class SysctlPolicy(Policy):

@@ -16,7 +16,7 @@ import pytest
 
 from pliant.agent.host import Host
 from pliant.agent.places import Places
-from pliant.features import catalogue, features
+from pliant.features import catalogue
 from pliant.kernel.cgroup_query import attached
 from pliant.kernel.errors import KernelError
 from pliant.kernel.links import AttachType, all_links, attach_cgroup
@@ -25,16 +25,15 @@ from pliant.kernel.programs import Program, program_ids
 from pliant.lab.isolation import isolate
 from pliant.lab.network import Lab
 from pliant.plan.executor import Progress
-from pliant.policy.desired import SCOPE
 from pliant.policy.documents import load_policies
 from pliant.policy.model import Policy
+from pliant.soak.checks import pinned
 
 Work = Callable[[Host, Progress], object]
 
 SHORT, LONG = 24, 200
 POLICIES = 150  # enough that writing tables takes a good part of a change
 DEADLINE_S = 10.0
-OURS = frozenset({SCOPE, *features()})
 
 POLICY = """
 apiVersion: pliant/v1
@@ -81,16 +80,18 @@ class Ground:
             sorted(program.name for program in attached(cgroup, AttachType.CGROUP_SOCK_OPS))
             for cgroup in (self.web, self.api)
         ]
-        links = sum(link.program_id in set(_our_programs()) for link in all_links())
-        return pins, hooks, links, sorted(_our_programs().values())
+        programs = _users_of(pinned(self.places.pins)["map"])
+        links = sum(link.program_id in programs for link in all_links())
+        return pins, hooks, links, sorted(programs.values())
 
 
-def _our_programs() -> dict[int, str]:
+def _users_of(maps: set[int]) -> dict[int, str]:
+    """The programs of the whole machine that use one of these maps: ids and names."""
     found = {}
     for number in program_ids():
         try:
             with Program.by_id(number) as program:
-                if program.name in {name[:15] for name in OURS}:
+                if maps & set(program.map_ids):
                     found[number] = program.name
         except KernelError:  # freed meanwhile
             continue

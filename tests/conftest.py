@@ -202,6 +202,11 @@ class MakePolicy(Protocol):
     ) -> Policy: ...
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The two minutes of the soak come first, so that in the end no process has to wait for it alone."""
+    items.sort(key=lambda item: "soak" not in item.path.parts)
+
+
 @pytest.fixture
 def make_policy() -> MakePolicy:
     return policy

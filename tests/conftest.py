@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import select
+import signal
 import struct
 import sys
 import time
@@ -200,6 +201,11 @@ class MakePolicy(Protocol):
         apply_to: str = "new",
         **match: Any,
     ) -> Policy: ...
+
+
+def pytest_configure() -> None:
+    """Let what tests start be interrupted: a process of many ignores SIGINT, and hands that on."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -65,7 +67,7 @@ def test_a_change_is_recorded_before_and_after_with_who_what_why_and_plan(
     )
     assert begin["who"]["pid"] == os.getpid()
     assert begin["who"]["uid"] == 0
-    assert "pytest" in begin["who"]["command"]
+    assert shlex.split(begin["who"]["command"])[0] == sys.orig_argv[0]
     assert begin["plan"] == [step.sentence for step in change.plan]
     [told] = begin["policies"]
     assert told["diff"] == ["spec.tune.initial_cwnd: 20 -> 40"]

@@ -6,7 +6,7 @@ SHELL := /bin/bash
 Q := $(if $(filter 1,$(V)),,@)
 PY := .venv/bin/python
 # Most tests wait more than they work; each process has mounts, control groups and namespaces of its own.
-JOBS ?= 3
+JOBS ?= 2
 SOURCES := $(wildcard bpf/*.c bpf/*/*.c bpf/include/pliant/*.h)
 PYTHON_DIRS := src tests hatch_build.py scripts
 
@@ -27,7 +27,7 @@ demo: setup bpf ## The main job on real traffic: before, after, and back again
 test: setup bpf lint docs-check unit wheel-check ## Everything CI runs: lint, types, generated docs, tests, a wheel without clang
 
 unit: setup bpf ## The tests alone; ARGS="-k pattern" to choose
-	$(Q)$(PY) -m pytest -m 'not long' -n $(JOBS) --dist loadfile $(ARGS)
+	$(Q)$(PY) -m pytest -m 'not long' -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: setup ## ruff, mypy --strict, clang-format
 	@echo "  RUFF"; $(PY) -m ruff check -q $(PYTHON_DIRS) && $(PY) -m ruff format -q --check $(PYTHON_DIRS)

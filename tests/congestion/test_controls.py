@@ -331,7 +331,9 @@ def test_dctcp_keeps_its_alpha_across_a_replacement(
     with pliant.host() as host:
         host.carry_out(host.change_to_repair(), actor="test")
     after = {flow.local_port: alpha(flow) for flow in flows("pliant_dctcp")}
-    assert after == before
+    assert after.keys() == before.keys()
+    # A window that ends meanwhile takes a sixteenth off; a connection that begins anew has the greatest there is.
+    assert all(0.8 * before[port] < after[port] <= before[port] for port in before)
     assert all(value < 1 << 20 for value in after.values())
 
 

@@ -49,10 +49,12 @@ class Run:
     def wait_for(self, stage: str) -> None:
         """Wait until the line of progress says this."""
         assert self.process.stderr is not None
+        said = []
         for line in self.process.stderr:
-            if stage in line.decode():
+            said.append(line.decode())
+            if stage in said[-1]:
                 return
-        raise AssertionError(f"the demo ended before '{stage}'")
+        raise AssertionError(f"the demo ended before '{stage}':\n{''.join(said)}")
 
     def left(self) -> list[str]:
         """Processes, control groups, directories and files that are there because of the run."""

@@ -32,9 +32,11 @@ DEADLINE_S = 20.0
 _numbers = itertools.count(1)
 
 
-def await_(condition: Callable[[], object], tell: Callable[[], str] = str) -> None:
+def await_(
+    condition: Callable[[], object], tell: Callable[[], str] = str, deadline_s: float = DEADLINE_S
+) -> None:
     """Wait until something is so."""
-    deadline = time.monotonic() + DEADLINE_S
+    deadline = time.monotonic() + deadline_s
     while not condition():
         assert time.monotonic() < deadline, tell() or "it did not come true in time"
         os.sched_yield()

@@ -51,13 +51,17 @@ def measured(result: Result) -> dict[str, float]:
 @pytest.mark.usefixtures("leaves_nothing")
 def test_connect_measures_the_ratio_each_program_and_a_service_without_policy() -> None:
     found = measured(run_bench("connect", 2, scale=0.1))
-    programs = {f"{name}_ns" for name in ("scope", *connect.per_connection())}
+    programs = {f"{name}_ns" for name in ("scope", *connect.SIX)}
     rates = {"connections_with_per_s", "connections_without_per_s"}
-    assert found.keys() == programs | rates | {"connect_ratio", "total_ns", "program_runs", "unmatched_runs"}
+    assert found.keys() == programs | rates | {
+        "connect_ratio",
+        "connect_all_ratio",
+        "total_ns",
+        "program_runs",
+        "unmatched_runs",
+    }
     assert found["unmatched_runs"] == 0
-    differences = {
-        f"{name}_ns" for name in connect.per_connection()
-    }  # of two windows, each too short here to tell much
+    differences = {f"{name}_ns" for name in connect.SIX}  # of two windows, each too short here to tell much
     assert all(value > 0 for metric, value in found.items() if metric not in {"unmatched_runs", *differences})
     assert found["scope_ns"] < found["total_ns"]
 

@@ -2,9 +2,10 @@
 """What policies cost a service that makes many connections: nginx, a new connection for every request of one byte.
 
 With and without a policy take turns under one load that never stops; only the policy comes and goes, so nothing else
-differs. The policy sets every option there is to what the connection would have had anyway, as far as there is such a
-value. What cannot be had without effect: a pacing rate turns TCP's pacing on where the congestion control has not
-done so (BBR has); it is set so high that it never holds anything back. Keepalive starts a timer.
+differs. The policy sets six options (``connect_all_ratio``: every option there is) to what the connection would have
+had anyway, as far as there is such a value. What cannot be had without effect: a pacing rate turns TCP's pacing on
+where the congestion control has not done so (BBR has); it is set so high that it never holds anything back. Keepalive
+starts a timer.
 
 Only scope is attached; the kernel charges it with all that runs behind it, for the features are tail-called and have
 no run-time statistics of their own. So they are told apart by what is missing without them, in neighbouring windows of
@@ -82,6 +83,10 @@ NEUTRAL: dict[str, object] = {
 }
 
 
+SIX = ("initial_cwnd", "congestion_control", "pacing_rate", "receive_window_max", "min_rto", "dscp")
+"""What a policy of many options sets; `pliant bench overhead` has every option by itself."""
+
+
 def run(options: Options) -> Iterator[Sample]:
     """Yield costs for a service with a policy, and for one without beside it."""
     most_s = longest_s(options)
@@ -92,21 +97,22 @@ def run(options: Options) -> Iterator[Sample]:
             Nginx(lab_host, files={"byte": 1}, service=TUNED),
             Nginx(lab_host, files={"byte": 1}, service=OTHER, listen=(OTHER_PORT,)),
         ):
-            tuning = everything(lab_host)
+            tuning, everything = setting(lab_host, SIX), setting(lab_host, per_connection())
             with contextlib.ExitStack() as undo:
                 undo.callback(clear, host)
                 yield from unmatched(options, lab_host, host, tuning)
                 with Load(lab_host, "http://127.0.0.1/byte", server=TUNED, most_s=most_s) as load:
                     time.sleep(WARM_UP_S * options.scale)
-                    yield from ratios(options, load, host, tuning)
+                    yield from ratios(options, load, host, tuning, "connect_ratio")
+                    yield from ratios(options, load, host, everything, "connect_all_ratio")
                     yield from costs(options, load, lab_host, host)
 
 
 def longest_s(options: Options) -> float:
     """The time that the load may be needed for; raise PliantError when that is longer than a load may run."""
-    windows = 2 * (len(per_connection()) + 1)  # in pairs: for each feature, and for scope by itself
-    fixed = 2 * (SETTLE_S + WINDOW_S) + windows * (SETTLE_S + COUNTED_S)
-    run_s = fixed * options.scale + (2 + windows) * CHANGE_S
+    windows = 2 * (len(SIX) + 1)  # in pairs: for each feature, and for scope by itself
+    fixed = 4 * (SETTLE_S + WINDOW_S) + windows * (SETTLE_S + COUNTED_S)
+    run_s = fixed * options.scale + (4 + windows) * CHANGE_S
     if options.runs * run_s + SPARE_S > MOST_S:
         raise PliantError(
             f"{options.runs} runs may take longer than {MOST_S / 60:g} minutes, which is the most the load runs",
@@ -120,19 +126,15 @@ def per_connection() -> dict[str, Feature]:
     return {name: feature for name, feature in features().items() if feature.reach is not Reach.LIVE_ONLY}
 
 
-def everything(lab_host: LabHost, *, without: str | None = None) -> Policy:
-    """A policy that sets every option of a connection (but one, if so asked), and changes nothing."""
+def setting(lab_host: LabHost, names: Iterable[str], *, without: str | None = None) -> Policy:
+    """A policy that sets these options (but one, if so asked), and changes nothing."""
     in_force = lab_host.sysctl("net.ipv4.tcp_congestion_control")
     values = {"congestion_control": in_force} | NEUTRAL
-    tune = {
-        name: values.get(name, feature.option.example)
-        for name, feature in per_connection().items()
-        if name != without
-    }
+    tune = {name: values.get(name, features()[name].option.example) for name in names if name != without}
     return policy("bench-connect", service_path(lab_host, TUNED), tune)
 
 
-def ratios(options: Options, load: Load, host: Host, tuning: Policy) -> Iterator[Sample]:
+def ratios(options: Options, load: Load, host: Host, tuning: Policy, metric: str) -> Iterator[Sample]:
     """Yield rates with and without, in pairs whose order changes every time."""
     window_s = WINDOW_S * options.scale
     for number in range(options.runs):
@@ -146,15 +148,16 @@ def ratios(options: Options, load: Load, host: Host, tuning: Policy) -> Iterator
             rates[treated] = load.rate(window_s)
         ratio = rates[True] / rates[False]
         options.progress(f"alternation {number + 1} of {options.runs}: ratio {ratio:.4f}")
-        yield Sample("connect_ratio", "ratio", ratio)
-        yield Sample("connections_with_per_s", "per processor second", rates[True])
-        yield Sample("connections_without_per_s", "per processor second", rates[False])
+        yield Sample(metric, "ratio", ratio)
+        if metric == "connect_ratio":
+            yield Sample("connections_with_per_s", "per processor second", rates[True])
+            yield Sample("connections_without_per_s", "per processor second", rates[False])
 
 
 def costs(options: Options, load: Load, lab_host: LabHost, host: Host) -> Iterator[Sample]:
     """Yield what scope runs for, per connection: with all features, without each of them, and without any."""
-    complete = everything(lab_host)
-    others = {name: everything(lab_host, without=name) for name in per_connection()}
+    complete = setting(lab_host, SIX)
+    others = {name: setting(lab_host, SIX, without=name) for name in SIX}
     apply(host, [complete])  # brings scope
     with Counters(host) as counters, run_time_statistics():
 

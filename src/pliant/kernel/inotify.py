@@ -25,6 +25,7 @@ class Mask(IntFlag):
 
     MODIFY = 0x2
     CLOSE_WRITE = 0x8
+    CLOSE = 0x18
     MOVED_TO = 0x80
     CREATE = 0x100
     DELETE = 0x200

@@ -30,6 +30,7 @@ _NOTHING: Mapping[str, int | bytes] = MappingProxyType({})
 _NO_MAPS: Mapping[str, Map] = MappingProxyType({})
 _NO_SIZES: Mapping[str, int] = MappingProxyType({})
 _RODATA = ".rodata"
+_RDONLY_PROG = 1 << 7  # BPF_F_RDONLY_PROG
 _READY = 3  # BPF_STRUCT_OPS_STATE_READY
 # Sections that libbpf 1.1 does not know yet.
 _NEWER_SECTIONS = (
@@ -206,7 +207,7 @@ class _Draft:
                 self._lib.bpf_map__value_size(item),
                 self._lib.bpf_map__map_flags(item),
             )
-            found = (given.type.name, given.key_size, given.value_size, given.flags)
+            found = (given.type.name, given.key_size, given.value_size, given.flags & ~_added(given.type))
             if declared != found:
                 raise KernelError(
                     f"the map {name} of {self._feature} cannot be shared: its type, key bytes, value bytes "
@@ -259,6 +260,11 @@ class _Draft:
                     raise KernelError(f"libbpf did not fill the struct_ops map {name} of {self._feature}")
             undo.pop_all()
         return LoadedObject(programs, maps)
+
+
+def _added(kind: MapType) -> int:
+    """The flags that the kernel itself adds to maps of a type."""
+    return _RDONLY_PROG if kind in (MapType.DEVMAP, MapType.DEVMAP_HASH) else 0
 
 
 def _filled(struct_ops: Map) -> bool:

@@ -8,6 +8,7 @@ import fcntl
 import os
 import socket
 import struct
+from collections.abc import Iterable
 
 from pliant.errors import PliantError
 
@@ -52,8 +53,17 @@ def switch_offloads(name: str, *, on: bool) -> None:
     Without them every packet is one on the wire with its checksum filled in, which is also what XDP
     redirection between veth devices needs: it delivers no packet whose checksum is still to be made.
     """
+    _switch(name, _ETHTOOL_SWITCHES.values(), on=on)
+
+
+def switch_aggregation(name: str, *, on: bool) -> None:
+    """Switch receive aggregation (ethtool(8): gro); a veth device takes redirected packets while its peer has it on."""
+    _switch(name, [_ETHTOOL_SWITCHES["gro"]], on=on)
+
+
+def _switch(name: str, commands: Iterable[int], *, on: bool) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        for command in _ETHTOOL_SWITCHES.values():
+        for command in commands:
             value = ctypes.create_string_buffer(struct.pack("II", command, int(on)))
             request = struct.pack("16sQ16x", name.encode(), ctypes.addressof(value))
             fcntl.ioctl(control, _SIOCETHTOOL, request)

@@ -7,10 +7,10 @@ Q := $(if $(filter 1,$(V)),,@)
 PY := .venv/bin/python
 # Most tests wait more than they work; each process has mounts, control groups and namespaces of its own.
 JOBS ?= 2
-SOURCES := $(wildcard bpf/*.c bpf/*/*.c bpf/include/pliant/*.h)
+SOURCES := $(wildcard bpf/*.c bpf/*/*.c bpf/include/pliant/*.h bpf/include/pliant/*/*.h)
 PYTHON_DIRS := src tests hatch_build.py scripts
 
-.PHONY: help setup bpf demo test unit lint docs docs-check pictures bench test-kill test-upgrade fuzz soak effect-aa wheel-check test-kernels clean
+.PHONY: help setup bpf demo test unit lint docs docs-check pictures bench test-kill test-upgrade fuzz soak oracle effect-aa wheel-check test-kernels clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ effect-aa: setup bpf ## The long campaign: is what effects are said to be true? 
 	$(Q)PLIANT_REPETITIONS=1000 $(PY) -m pytest -s tests/observe/test_lift.py tests/agent/test_guard.py $(ARGS)
 	$(Q)PLIANT_REPETITIONS=200 $(PY) -m pytest -s tests/agent/test_effects.py $(ARGS)
 	$(Q)$(PY) -m pliant bench effect --save docs/results
+
+oracle: setup bpf ## The long campaign: a million random packets, through the kernel and through the fast path
+	$(Q)PLIANT_ORACLE_PACKETS=$${PLIANT_ORACLE_PACKETS:-1000000} $(PY) -m pytest -s tests/oracle $(ARGS)
 
 wheel-check: setup ## Build the wheel, install it where no clang is, and load every object from it
 	$(Q)scripts/wheel-check

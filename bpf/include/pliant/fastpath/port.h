@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The interface a fast path is for, where packets may leave, and the count of what became of them.
+ */
+#ifndef PLIANT_FASTPATH_PORT_H
+#define PLIANT_FASTPATH_PORT_H
+
+#include <stdbool.h>
+
+#include <linux/bpf.h>
+
+#include <pliant/fastpath/packet.h>
+
+#define PORTS_MAX 1024
+
+/* Constants of the interface, set when the program is loaded. */
+const volatile __u16 own_address[4] = {0}; /* three words of it; the fourth is padding */
+const volatile __u32 own_ifindex = 0;
+
+/* What became of a packet: all but the first are left to the kernel, as they came, and this is why. */
+enum reason {
+	FORWARDED,
+	NOT_OURS,      /* for another station, or for many */
+	NOT_IP,	       /* ARP, VLAN, 802.2, or an IP version that is not forwarded here */
+	MALFORMED,     /* a length, the version or the checksum is wrong */
+	OPTIONS,       /* IPv4 options, IPv6 hop-by-hop options */
+	EXPIRING,      /* its last hop */
+	MARTIAN,       /* from or to an address that a router does not forward */
+	FRAGMENT,      /* where ports decide, and a fragment, or its protocol, has none */
+	QUOTING,       /* an ICMP packet, where errors take the way of the packet they quote */
+	NO_ROUTE,      /* none, or one that delivers here, drops, rejects or encapsulates */
+	NO_NEIGHBOUR,  /* the next hop's address is not known (yet) */
+	TOO_BIG,       /* for the way out */
+	SAME_WAY_BACK, /* out where it came in: the sender may have to be told of a shorter way */
+	REVERSE_PATH,  /* the way back to the source is not this way, or the source is this host */
+	NO_PORT,       /* out by an interface that takes no redirected packets */
+	CONFIRMING,    /* once a second the kernel sees a packet to each neighbour, and keeps its address fresh */
+	REASONS,
+};
+
+struct count {
+	__u64 packets;
+	__u64 bytes;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, REASONS);
+	__type(key, __u32);
+	__type(value, struct count);
+} counts SEC(".maps");
+
+/* Where packets may leave, by small numbers; and the number of an interface. */
+struct {
+	__uint(type, BPF_MAP_TYPE_DEVMAP);
+	__uint(max_entries, PORTS_MAX);
+	__type(key, __u32);
+	__type(value, __u32);
+} ports SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, PORTS_MAX);
+	__type(key, __u32);   /* ifindex */
+	__type(value, __u32); /* its number */
+} port_numbers SEC(".maps");
+
+static __always_inline int count(__u32 reason, __u32 bytes, int verdict)
+{
+	struct count *counted = bpf_map_lookup_elem(&counts, &reason);
+
+	if (counted) {
+		counted->packets++;
+		counted->bytes += bytes;
+	}
+	return verdict;
+}
+
+static __always_inline bool is_ours(const struct ethernet *eth)
+{
+	return !((eth->to[0] ^ own_address[0]) | (eth->to[1] ^ own_address[1]) | (eth->to[2] ^ own_address[2]));
+}
+
+#endif

@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * IPv6 routing (RFC 8200): every check that ipv6_rcv(), the input route and ip6_forward() make, or the packet is
+ * theirs.
+ */
+#ifndef PLIANT_FASTPATH_ROUTE6_H
+#define PLIANT_FASTPATH_ROUTE6_H
+
+#include <pliant/fastpath/way.h>
+
+#define AF_INET6 10
+
+#define FLOWS6_BITS 13
+
+#define IPPROTO_HOPOPTS 0
+#define IPPROTO_ICMPV6	58
+
+const volatile bool forwards_ipv6 = false;
+const volatile bool ports_decide6 = false;
+const volatile bool errors_decide6 = false; /* ICMP errors take the way of what they quote (several next hops) */
+const volatile __u16 route_mtu6 = 0xffff;
+
+struct flow6 {
+	__be32 from[4];
+	__be32 to[4];
+	__be32 class_label;
+	struct ports ports;
+	__u8 protocol;
+	struct way way;
+} __attribute__((aligned(64)));
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1 << FLOWS6_BITS);
+	__type(key, __u32);
+	__type(value, struct flow6);
+} flows6 SEC(".maps");
+
+static __always_inline __u32 slot6(const struct flow6 *flow)
+{
+	const __u64 *from = (const void *)flow->from, *to = (const void *)flow->to;
+	__u64 mixed = from[0] * 0x9e3779b97f4a7c15ull + from[1] + flow->protocol;
+
+	mixed = (mixed ^ mixed >> 29) * 0xbf58476d1ce4e5b9ull + to[0];
+	mixed = (mixed ^ mixed >> 32) * 0x94d049bb133111ebull + to[1] + flow->class_label;
+	if (ports_decide6)
+		mixed ^= *(const __u32 *)&flow->ports * 0xff51afd7ed558ccdull;
+	return (mixed * 0x9e3779b97f4a7c15ull) >> (64 - FLOWS6_BITS);
+}
+
+static __always_inline bool is_same6(const struct flow6 *left, const struct flow6 *right)
+{
+	const __u64 *one = (const void *)left, *other = (const void *)right;
+	bool is_same = one[0] == other[0] && one[1] == other[1] && one[2] == other[2] && one[3] == other[3] &&
+		       left->class_label == right->class_label && left->protocol == right->protocol;
+
+	if (!ports_decide6)
+		return is_same;
+	return is_same && *(const __u32 *)&left->ports == *(const __u32 *)&right->ports;
+}
+
+/*
+ * Unspecified, loopback, v4-mapped, link-local and multicast addresses; with the first two the rest of ::/32, where no
+ * unicast address is. A router drops or answers what is from or to them (RFC 4291 2.5).
+ */
+static __always_inline bool is_martian6(const __be32 *address)
+{
+	__u32 first = bpf_ntohl(address[0]);
+
+	return !first || (first & 0xffc00000) == 0xfe800000 || first >> 24 == 0xff;
+}
+
+/*
+ * What bpf_fib_lookup() does not ask, but the kernel: whether all interfaces forward, not only the one the packet came
+ * in by, and whether that one has IPv6 at all.
+ */
+static __always_inline bool may_forward6(struct xdp_md *ctx)
+{
+	struct ipv6_devconf *all = net_of(ctx)->ipv6.devconf_all;
+	struct inet6_dev *own = device_of(ctx)->ip6_ptr;
+
+	return all && own && all->forwarding && !own->cnf.disable_ipv6;
+}
+
+/*
+ * The kernel's generation of IPv6 routes. fib6_sernum alone would not do: the kernel increases it when a route comes,
+ * but when one goes it only counts that there is one less.
+ */
+static __always_inline __u32 generation6(struct xdp_md *ctx)
+{
+	struct net *net = net_of(ctx);
+
+	return net->ipv6.fib6_sernum.counter + net->ipv6.rt6_stats->fib_rt_entries * 0x9e3779b1u;
+}
+
+static __noinline int find_way6(struct xdp_md *ctx, struct flow6 *flow, __u32 routes, __u32 now)
+{
+	struct bpf_fib_lookup found = {.family = AF_INET6, .ifindex = own_ifindex};
+	__u32 ours = own_generation();
+	enum reason reason;
+	long result;
+
+	if (!flow || !may_forward6(ctx))
+		return NO_ROUTE;
+	if (!ports_decide6 && net_of(ctx)->ipv6.fib6_rules_require_fldissect)
+		return FRAGMENT;
+	found.flowinfo = flow->class_label;
+	__builtin_memcpy(found.ipv6_src, flow->from, sizeof(flow->from));
+	__builtin_memcpy(found.ipv6_dst, flow->to, sizeof(flow->to));
+	found.l4_protocol = flow->protocol; /* the choice among several next hops is always about it */
+	if (ports_decide6) {
+		found.sport = flow->ports.from;
+		found.dport = flow->ports.to;
+	}
+	result = bpf_fib_lookup(ctx, &found, sizeof(found), 0);
+	reason = keep(&flow->way, &found, result);
+	return reason == FORWARDED ? begin(&flow->way, route_mtu6, routes, ours, now) : reason;
+}
+
+static __always_inline int route6(struct xdp_md *ctx, struct ethernet *eth, void *end, __u32 length)
+{
+	struct ipv6 *ip = (void *)(eth + 1);
+	struct ports *transport = (void *)(ip + 1);
+	__u32 now = bpf_jiffies64(), routes, slot, total;
+	struct flow6 wanted = {}, *flow;
+	int reason, verdict;
+
+	if ((void *)(ip + 1) > end || (bpf_ntohl(ip->version_class_label) >> 28) != 6)
+		return count(MALFORMED, length, XDP_PASS);
+	total = sizeof(*ip) + bpf_ntohs(ip->payload_length);
+	if (total + sizeof(*eth) > length)
+		return count(MALFORMED, length, XDP_PASS);
+	if (ip->next_header == IPPROTO_HOPOPTS)
+		return count(OPTIONS, length, XDP_PASS);
+	if (ip->hop_limit <= 1)
+		return count(EXPIRING, length, XDP_PASS);
+	if (is_martian6(ip->from) || is_martian6(ip->to))
+		return count(MARTIAN, length, XDP_PASS);
+	if (errors_decide6 && ip->next_header == IPPROTO_ICMPV6)
+		return count(QUOTING, length, XDP_PASS);
+	__builtin_memcpy(wanted.from, ip->from, sizeof(wanted.from));
+	__builtin_memcpy(wanted.to, ip->to, sizeof(wanted.to));
+	wanted.class_label = ip->version_class_label & bpf_htonl(0x0fcfffff); /* but for version and ECN */
+	wanted.protocol = ip->next_header;
+	if (ports_decide6) {
+		if (ip->next_header != IPPROTO_TCP && ip->next_header != IPPROTO_UDP)
+			return count(FRAGMENT, length, XDP_PASS);
+		if ((void *)(transport + 1) > end || total < sizeof(*ip) + sizeof(*transport))
+			return count(MALFORMED, length, XDP_PASS);
+		wanted.ports = *transport;
+	}
+	slot = slot6(&wanted);
+	flow = bpf_map_lookup_elem(&flows6, &slot);
+	if (!flow)
+		return count(NO_ROUTE, length, XDP_PASS);
+	routes = generation6(ctx);
+	if (!is_same6(flow, &wanted) || !holds(&flow->way, routes, now)) {
+		__builtin_memcpy(flow->from, wanted.from, sizeof(flow->from));
+		__builtin_memcpy(flow->to, wanted.to, sizeof(flow->to));
+		flow->class_label = wanted.class_label;
+		flow->ports = wanted.ports;
+		flow->protocol = wanted.protocol;
+		flow->way.ifindex = 0;
+		reason = find_way6(ctx, flow, routes, now);
+		if (reason != FORWARDED)
+			return count(reason, length, XDP_PASS);
+	}
+	if (total > flow->way.mtu)
+		return count(TOO_BIG, length, XDP_PASS);
+	verdict = bpf_redirect_map(&ports, flow->way.port, XDP_PASS);
+	if (verdict != XDP_REDIRECT)
+		return count(NO_PORT, length, XDP_PASS);
+	if (total + sizeof(*eth) < length) {
+		if (bpf_xdp_adjust_tail(ctx, (int)(total + sizeof(*eth) - length)))
+			return count(MALFORMED, length, XDP_PASS);
+		eth = (void *)(long)ctx->data;
+		ip = (void *)(eth + 1);
+		if ((void *)(ip + 1) > (void *)(long)ctx->data_end)
+			return XDP_ABORTED;
+	}
+	ip->hop_limit--;
+	readdress(eth, &flow->way);
+	return count(FORWARDED, length, verdict);
+}
+
+#endif

@@ -22,6 +22,7 @@ from pliant.agent.daemon.agent import Agent
 from pliant.agent.daemon.methods import methods
 from pliant.agent.daemon.metrics import METRICS, MOST_POLICIES, OTHER
 from pliant.cli.main import COMMANDS, cli
+from pliant.fastpath.reasons import CODES
 from pliant.features import catalogue, features
 from pliant.observe.counters import FEATURE_OUTCOMES, SCOPE_OUTCOMES
 from pliant.policy.explain import Reason
@@ -224,6 +225,19 @@ def events_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def reasons_page() -> str:
+    """Every reason for which something is not accelerated."""
+    lines = [
+        NOTE,
+        "# Why something is not accelerated\n",
+        "`pliant fastpath topology` says for each interface what cannot be accelerated and why; as JSON with one of "
+        "these codes and a command that shows the fact.\n",
+        "| code | what it means |\n|---|---|",
+        *(f"| `{code}` | {meaning} |" for code, meaning in CODES.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def agent_page() -> str:
     """Every method of the agent's socket."""
     lines = [
@@ -256,6 +270,7 @@ def pages() -> dict[str, str]:
         "events.md": events_page(),
         "agent.md": agent_page(),
         "overhead.md": overhead_page(OVERHEAD),
+        "fastpath-reasons.md": reasons_page(),
         "policy.schema.json": schema,
         "../kernels.md": kernels_page(load_results(KERNELS)),
     }

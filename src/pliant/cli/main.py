@@ -32,6 +32,10 @@ COMMANDS = {
     "effect": ("pliant.cli.effect:effect", "Say what policies are worth: treated against held out."),
     "events": ("pliant.cli.events:events", "Show what happened on this host."),
     "explain": ("pliant.cli.explain:explain", "Say which policies a connection gets, and why."),
+    "fastpath": (
+        "pliant.cli.fastpath:fastpath",
+        "Speed up what the kernel is configured to do with packets.",
+    ),
     "get": ("pliant.cli.get:get", "List policies, services, features, controls, sysctls or connections."),
     "history": ("pliant.cli.history:history", "List the generations of this host, or the steps of one."),
     "off": ("pliant.cli.off:off", "Take everything of Pliant off this host, or switch off some of it."),

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fast paths of interfaces: loaded, attached, replaced without a gap, taken away."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+
+from pliant.agent.actuator.ground import Ground, Steps, Taken
+from pliant.fastpath.objects import shared_tables, shipped_object, tables_layout
+from pliant.fastpath.target import Acceleration
+from pliant.kernel.errors import KernelError
+from pliant.kernel.links import Link, XdpMode, attach_xdp
+from pliant.kernel.maps import Map
+from pliant.kernel.objects import load
+from pliant.kernel.pins import PinDirectory
+from pliant.kernel.programs import Program
+from pliant.observe.fastpath import FastpathPins, Mode, Port, read_exits, running_build
+from pliant.plan.fastpath import (
+    AttachFastpath,
+    DetachFastpath,
+    ForgetFastpath,
+    LoadFastpath,
+    SetExits,
+    SwitchFastpath,
+)
+
+_MODES = {Mode.NATIVE: XdpMode.NATIVE, Mode.GENERIC: XdpMode.GENERIC}
+_U32 = struct.Struct("=I")
+
+
+class Fastpaths:
+    """Attaches with pinned links; all interfaces share the tables that are about more than one."""
+
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+        self._pins = FastpathPins(ground.pins.root, tables_layout())
+
+    def steps(self) -> Steps:
+        """The steps it takes."""
+        return {
+            LoadFastpath: Taken(self._load_step, self._is_loaded),
+            AttachFastpath: Taken(self._attach, self._is_running),
+            SwitchFastpath: Taken(self._switch, self._is_running),
+            DetachFastpath: Taken(self._detach, self._is_detached),
+            ForgetFastpath: Taken(self._forget, self._is_forgotten),
+            SetExits: Taken(self._set_exits, self._are_exits),
+        }
+
+    def _load_step(self, step: LoadFastpath) -> None:
+        wanted = step.acceleration
+        if wanted.build in self._pins.builds(wanted.port):
+            return
+        PinDirectory(self._pins.tables).make()
+        PinDirectory(self._pins.port(wanted.port)).make()
+        with contextlib.ExitStack() as held:
+            known = {
+                name: held.enter_context(Map.pinned(self._pins.table(name)))
+                for name in shared_tables()
+                if self._pins.table(name).exists()
+            }
+            counts = self._pins.counts(wanted.port)
+            if counts.exists():
+                known["counts"] = held.enter_context(Map.pinned(counts))
+            self._load(wanted, known)
+
+    def _load(self, wanted: Acceleration, known: dict[str, Map]) -> None:
+        path = shipped_object(wanted.object)
+        with load(path, feature=wanted.object, rodata=wanted.constants, reuse=known) as loaded:
+            pins = {name: self._pins.table(name) for name in shared_tables()}
+            pins["counts"] = self._pins.counts(wanted.port)
+            for name, pin in pins.items():
+                if name in loaded.maps and name not in known:
+                    loaded.maps[name].pin(pin)
+            loaded.programs[wanted.object].pin(self._pins.program(wanted.port, wanted.build))
+
+    def _is_loaded(self, step: LoadFastpath) -> None:
+        wanted = step.acceleration
+        if wanted.build not in self._pins.builds(wanted.port):
+            raise KernelError(f"the fast path of {wanted.interface} is not pinned")
+
+    def _attach(self, step: AttachFastpath) -> None:
+        if running_build(self._pins, step.port) == step.build:
+            return
+        self._pins.link(step.port).unlink(missing_ok=True)
+        with (
+            self._program(step.port, step.build) as program,
+            attach_xdp(program, step.port.ifindex, _MODES[step.port.mode]) as link,
+        ):
+            link.pin(self._pins.link(step.port))
+
+    def _switch(self, step: SwitchFastpath) -> None:
+        with (
+            self._program(step.port, step.build) as program,
+            Link.pinned(self._pins.link(step.port)) as link,
+        ):
+            if link.program_id != program.id:
+                link.update(program)
+
+    def _is_running(self, step: AttachFastpath | SwitchFastpath) -> None:
+        if running_build(self._pins, step.port) != step.build:
+            raise KernelError(f"{step.interface} does not run the fast path it should")
+
+    def _detach(self, step: DetachFastpath) -> None:
+        pin = self._pins.link(step.port)
+        if pin.exists():
+            with Link.pinned(pin) as link:
+                pin.unlink()
+                with contextlib.suppress(KernelError):  # its interface is gone, and with it what was attached
+                    link.detach()
+        self._clean(step.port)
+
+    def _is_detached(self, step: DetachFastpath) -> None:
+        if self._pins.link(step.port).exists():
+            raise KernelError(f"the fast path is still attached to {step.interface}")
+
+    def _forget(self, step: ForgetFastpath) -> None:
+        self._pins.program(step.port, step.build).unlink(missing_ok=True)
+        self._clean(step.port)
+
+    def _is_forgotten(self, step: ForgetFastpath) -> None:
+        if step.build in self._pins.builds(step.port):
+            raise KernelError(f"the program that {step.interface} ran before is still pinned")
+
+    def _clean(self, port: Port) -> None:
+        """Leave nothing of an interface without programs, and no tables without interfaces."""
+        if not self._pins.builds(port) and not self._pins.link(port).exists():
+            PinDirectory(self._pins.port(port)).remove_tree()
+        if not self._pins.ports():
+            PinDirectory(self._pins.directory).remove_tree()
+        self._ground.remove_if_empty()
+
+    def _program(self, port: Port, build: str) -> Program:
+        return Program.pinned(self._pins.program(port, build))
+
+    def _set_exits(self, step: SetExits) -> None:
+        """Numbers go after what they stand for when they come, and before it when they go."""
+        if not self._pins.tables.exists():
+            return  # undone to before there were tables
+        with (
+            Map.pinned(self._pins.table("ports")) as ports,
+            Map.pinned(self._pins.table("port_numbers")) as numbers,
+        ):
+            held = read_exits(self._pins)
+            for ifindex in held.keys() - step.exits.keys():
+                numbers.delete(_U32.pack(ifindex))
+                ports.delete(_U32.pack(held[ifindex]))
+            for ifindex, number in step.exits.items():
+                if held.get(ifindex) != number:
+                    ports.put(_U32.pack(number), _U32.pack(ifindex))
+                    numbers.put(_U32.pack(ifindex), _U32.pack(number))
+
+    def _are_exits(self, step: SetExits) -> None:
+        if read_exits(self._pins) != step.exits:
+            raise KernelError("the interfaces that packets may leave by are not as they were set")

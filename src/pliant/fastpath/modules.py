@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Modules of the fast path with the constants that make them right for one interface."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Routing of IPv4 (``route4``) or IPv6 (``route6``) packets that come in by an interface.
+
+    ``mac`` is what packets for this router are addressed to. ``reverse_path`` is 0 for no check of the way back, 1
+    strict, 2 loose. ``keys`` is what tells flows apart beside both addresses and the traffic class: ``protocol``,
+    ``ports``, ``flow_label``. ``errors_by_content``: ICMP errors take the way of the packet they carry a part of
+    (multipath), which the fast path leaves to the kernel.
+    """
+
+    family: Literal[4, 6]
+    mac: str
+    reverse_path: int = 0
+    keys: tuple[str, ...] = ()
+    errors_by_content: bool = False
+
+    @property
+    def name(self) -> str:
+        """``route4`` or ``route6``."""
+        return f"route{self.family}"
+
+
+@dataclass(frozen=True, slots=True)
+class Bridge:
+    """Bridging of frames that come in by a port.
+
+    ``bridge`` is the index of the bridge, ``mac`` its own address. ``ageing_time`` is in hundredths of a second.
+    ``checks_ip4``, ``checks_ip6``: br_netfilter looks at headers, so that malformed packets are the kernel's to drop.
+    """
+
+    bridge: int
+    mac: str
+    ageing_time: int
+    learning: bool = True
+    hairpin: bool = False
+    isolated: bool = False
+    checks_ip4: bool = False
+    checks_ip6: bool = False
+
+    @property
+    def name(self) -> str:
+        """``bridge``."""
+        return "bridge"
+
+
+Module = Route | Bridge

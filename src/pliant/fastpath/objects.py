@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fast path's objects as they are shipped, and the tables that all interfaces share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from hashlib import blake2b
+from importlib import resources
+from pathlib import Path
+
+from pliant.kernel.btf import Btf
+
+OWN_TABLE = "counts"
+"""The table that each interface has for itself."""
+
+
+def shipped_object(name: str) -> Path:
+    """The file of an object, whose program has the same name."""
+    return _directory() / f"{name}.bpf.o"
+
+
+def _directory() -> Path:
+    return Path(str(resources.files("pliant"))) / "objects" / "fastpath"
+
+
+@cache
+def shared_tables() -> frozenset[str]:
+    """The tables that all interfaces share, of all objects."""
+    return frozenset(name for path in _directory().glob("*.bpf.o") for name in _layouts(path)) - {OWN_TABLE}
+
+
+@cache
+def tables_layout() -> str:
+    """A digest of the layouts of all tables: builds that disagree never meet in one."""
+    found = {
+        name: str(layout)
+        for path in sorted(_directory().glob("*.bpf.o"))
+        for name, layout in _layouts(path).items()
+    }
+    return blake2b(repr(sorted(found.items())).encode(), digest_size=6).hexdigest()
+
+
+def _layouts(path: Path) -> Mapping[str, object]:
+    return {
+        name: layout for name, layout in Btf.from_elf(path).map_layouts().items() if not name.startswith(".")
+    }
+
+
+@cache
+def _digest(name: str) -> bytes:
+    return blake2b(shipped_object(name).read_bytes(), digest_size=6).digest()
+
+
+def build_of(name: str, constants: Mapping[str, int | bytes]) -> str:
+    """What tells one program from another: a digest of the object and of the constants it is loaded with."""
+    return blake2b(_digest(name) + repr(sorted(constants.items())).encode(), digest_size=6).hexdigest()

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what can be accelerated to the programs that do it: a pure function.
+
+Each interface gets an object that is shipped, made its own by constants; nothing is compiled, and the verifier removes
+what a constant switches off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from pliant.fastpath.modules import Route
+from pliant.fastpath.objects import build_of
+from pliant.fastpath.target import Acceleration, FastpathTarget
+from pliant.fastpath.topology import Port as Way
+from pliant.fastpath.topology import Topology
+from pliant.kernel.jiffies import jiffies
+from pliant.observe.fastpath import Mode, Port
+
+BELIEVED_US = 100_000
+"""How long a neighbour's address or a path MTU is believed that has changed since."""
+CONFIRMED_EVERY_US = 1_000_000
+"""How often the kernel sees a packet to each neighbour, which keeps its entry fresh."""
+
+ROUTING = "route_xdp"
+
+
+def synthesize(
+    topology: Topology, modes: Mapping[int, Mode], only: Collection[str] | None = None
+) -> FastpathTarget:
+    """What each interface should run, and where packets may leave.
+
+    ``modes`` has how an interface of an index can run it; one that is not in it runs nothing. ``only`` names the
+    interfaces that are wanted (None: all); packets may leave by the others.
+    """
+    wanted = {}
+    for way in topology.ports:
+        constants = _constants(way)
+        if constants and way.index in modes and (only is None or way.name in only):
+            port = Port(way.index, modes[way.index])
+            wanted[port] = Acceleration(port, way.name, ROUTING, constants, build_of(ROUTING, constants))
+    exits = frozenset(way.index for way in topology.ports if way.sends) if wanted else frozenset()
+    return FastpathTarget(wanted, exits)
+
+
+def _constants(way: Way) -> dict[str, int | bytes]:
+    routes = [module for module in way.modules if isinstance(module, Route)]
+    constants: dict[str, int | bytes] = {}
+    for route in routes:
+        constants |= {
+            "own_address": bytes.fromhex(route.mac.replace(":", "")) + bytes(2),
+            "own_ifindex": way.index,
+            f"forwards_ipv{route.family}": 1,
+            f"ports_decide{route.family}": int(bool({"protocol", "ports"}.intersection(route.keys))),
+            f"errors_decide{route.family}": int(route.errors_by_content),
+            "max_age": jiffies(BELIEVED_US),
+            "confirm_every": jiffies(CONFIRMED_EVERY_US),
+        }
+    return constants

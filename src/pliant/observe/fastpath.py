@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which interfaces have a fast path of ours, and what it has counted.
+
+::
+
+    <pins>/fastpath/<tables>/ports, port_numbers, flows4, ...  what all interfaces share, by a digest of its layout
+                   /<ifindex>-<mode>/program_<build>           a program made for the interface: object and constants
+                                    /counts                    what became of its packets
+                                    /link                      attaches one of the programs
+
+A build names the object's file and the constants it was loaded with, so that an interface whose programs have the
+same build has the same fast path.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import NamedTuple
+
+from pliant.kernel.errors import KernelError
+from pliant.kernel.links import Link
+from pliant.kernel.maps import Map
+from pliant.kernel.programs import Program
+
+_U32 = struct.Struct("=I")
+_COUNT = struct.Struct("=QQ")  # struct count in fastpath/port.h
+
+
+class Mode(StrEnum):
+    """Where on an interface a fast path runs."""
+
+    NATIVE = "native"
+    """In the driver (XDP)."""
+    GENERIC = "generic"
+    """XDP without the driver's help."""
+
+
+class Port(NamedTuple):
+    """An interface of the network namespace, and the hook of it."""
+
+    ifindex: int
+    mode: Mode
+
+    def __str__(self) -> str:
+        return f"{self.ifindex}-{self.mode}"
+
+    @classmethod
+    def named(cls, name: str) -> Port:
+        """The port a directory is named after; raises ValueError."""
+        ifindex, _, mode = name.partition("-")
+        return cls(int(ifindex), Mode(mode))
+
+
+@dataclass(frozen=True, slots=True)
+class FastpathPins:
+    """The pins of the fast path below the directory ``root`` of a bpffs; ``layout`` is a digest of its tables."""
+
+    root: Path
+    layout: str
+
+    @property
+    def directory(self) -> Path:
+        """The directory of all of them."""
+        return self.root / "fastpath"
+
+    @property
+    def tables(self) -> Path:
+        """The directory of the tables that all interfaces share."""
+        return self.directory / self.layout
+
+    def table(self, name: str) -> Path:
+        """One of these tables."""
+        return self.tables / name
+
+    def port(self, port: Port) -> Path:
+        """The directory of an interface."""
+        return self.directory / str(port)
+
+    def program(self, port: Port, build: str) -> Path:
+        """A program made for it."""
+        return self.port(port) / f"program_{build}"
+
+    def link(self, port: Port) -> Path:
+        """What attaches it."""
+        return self.port(port) / "link"
+
+    def counts(self, port: Port) -> Path:
+        """What became of its packets."""
+        return self.port(port) / "counts"
+
+    def ports(self) -> list[Port]:
+        """The interfaces that have a directory."""
+        return sorted(Port.named(path.name) for path in self._directories() if "-" in path.name)
+
+    def other_tables(self) -> list[Path]:
+        """Tables of builds whose layout is another."""
+        return sorted(p for p in self._directories() if "-" not in p.name and p.name != self.layout)
+
+    def builds(self, port: Port) -> list[str]:
+        """The builds that are pinned for an interface: two while one replaces the other."""
+        return sorted(p.name.removeprefix("program_") for p in self.port(port).glob("program_*"))
+
+    def _directories(self) -> list[Path]:
+        try:
+            return list(self.directory.iterdir())
+        except FileNotFoundError:
+            return []
+
+
+@dataclass(frozen=True, slots=True)
+class FastpathState:
+    """What was found of it.
+
+    ``running`` has the build each interface runs, ``idle`` the builds that are pinned and do not run; ``exits`` are the
+    interfaces that packets may leave by, with their numbers. ``lost`` are interfaces that are gone, or whose link runs
+    nothing of ours, and such as something was begun for and not finished.
+    """
+
+    running: Mapping[Port, str] = field(default_factory=dict)
+    idle: Mapping[Port, tuple[str, ...]] = field(default_factory=dict)
+    exits: Mapping[int, int] = field(default_factory=dict)
+    lost: frozenset[Port] = frozenset()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing of this kind is there."""
+        return not (self.running or self.idle or self.lost)
+
+
+def read_fastpath(pins: FastpathPins) -> FastpathState:
+    """The fast path pinned under one directory; raises :class:`KernelError` when a pin cannot be opened."""
+    running, idle, lost = {}, {}, set()
+    for port in pins.ports():
+        build = running_build(pins, port)
+        if build is not None:
+            running[port] = build
+        elif pins.link(port).exists() or not pins.builds(port):
+            lost.add(port)
+        if others := tuple(other for other in pins.builds(port) if other != build):
+            idle[port] = others
+    return FastpathState(running, idle, read_exits(pins), frozenset(lost))
+
+
+def running_build(pins: FastpathPins, port: Port) -> str | None:
+    """The pinned build that an interface runs; None where there is no link, no interface, or another program."""
+    try:
+        with Link.pinned(pins.link(port)) as link:
+            info = link.info()
+        if info.ifindex != port.ifindex:
+            return None
+        for build in pins.builds(port):
+            with Program.pinned(pins.program(port, build)) as program:
+                if program.id == info.program_id:
+                    return build
+    except KernelError:
+        return None
+    return None
+
+
+def read_exits(pins: FastpathPins) -> dict[int, int]:
+    """The interfaces packets may leave by: both tables have to say so."""
+    if not pins.table("ports").exists():
+        return {}
+    with Map.pinned(pins.table("ports")) as ports, Map.pinned(pins.table("port_numbers")) as numbers:
+        there = {value[:4]: key for key, value in ports.items()}
+        return {
+            _U32.unpack(ifindex)[0]: _U32.unpack(number)[0]
+            for ifindex, number in numbers.items()
+            if there.get(ifindex) == number
+        }
+
+
+class Counted(NamedTuple):
+    """Packets and bytes, of all CPUs."""
+
+    packets: int
+    bytes: int
+
+
+def read_counts(pins: FastpathPins, port: Port) -> list[Counted]:
+    """What became of an interface's packets, by ``enum reason`` of fastpath/port.h."""
+    with Map.pinned(pins.counts(port)) as counts:
+        return [Counted(*_summed(counts, value)) for _, value in sorted(counts.items())]
+
+
+def _summed(counts: Map, value: bytes) -> Iterator[int]:
+    return (sum(column) for column in zip(*map(_COUNT.unpack, counts.percpu(value)), strict=True))

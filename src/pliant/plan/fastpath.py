@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Steps that put a fast path on interfaces, replace it and take it away. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from pliant.fastpath.target import Acceleration, FastpathTarget
+from pliant.observe.fastpath import FastpathState, Port
+from pliant.plan.steps import Step
+
+
+def _taking_back(step: Step) -> str:
+    return f"taking back: {step.sentence}"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFastpath(Step):
+    """Load the program made for an interface; it does not run yet."""
+
+    acceleration: Acceleration
+
+    @property
+    def sentence(self) -> str:
+        """See :class:`Step`."""
+        return f"load the fast path of {self.acceleration.interface}"
+
+    def undo(self) -> Step:
+        """Unload it."""
+        wanted = self.acceleration
+        return ForgetFastpath(_taking_back(self), wanted.port, wanted.interface, wanted.build)
+
+
+@dataclass(frozen=True, slots=True)
+class AttachFastpath(Step):
+    """Attach a loaded program to its interface."""
+
+    port: Port
+    interface: str
+    build: str
+
+    @property
+    def sentence(self) -> str:
+        """See :class:`Step`."""
+        return f"attach the fast path to {self.interface} ({self.port.mode})"
+
+    def undo(self) -> Step:
+        """Detach it."""
+        return DetachFastpath(_taking_back(self), self.port, self.interface, self.build)
+
+
+@dataclass(frozen=True, slots=True)
+class DetachFastpath(Step):
+    """Detach; all packets of the interface are the kernel's again. The program stays loaded, for undo.
+
+    Without a build the interface is gone, or its link runs nothing of ours.
+    """
+
+    port: Port
+    interface: str
+    build: str
+
+    @property
+    def sentence(self) -> str:
+        """See :class:`Step`."""
+        return f"detach the fast path from {self.interface} ({self.port.mode})"
+
+    def undo(self) -> Step | None:
+        """Attach it again; None for what was lost."""
+        return (
+            AttachFastpath(_taking_back(self), self.port, self.interface, self.build) if self.build else None
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchFastpath(Step):
+    """Replace the program an interface runs by another that is loaded; no packet sees a gap."""
+
+    port: Port
+    interface: str
+    build: str
+    previous: str
+
+    @property
+    def sentence(self) -> str:
+        """See :class:`Step`."""
+        return f"replace the fast path of {self.interface}"
+
+    def undo(self) -> Step:
+        """Switch back."""
+        return SwitchFastpath(_taking_back(self), self.port, self.interface, self.previous, self.build)
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetFastpath(Step):
+    """Unload a program that does not run any more. Comes after everything that might have to be undone."""
+
+    port: Port
+    interface: str
+    build: str
+
+    @property
+    def sentence(self) -> str:
+        """See :class:`Step`."""
+        return f"unload what {self.interface} ran before"
+
+    def undo(self) -> None:
+        """None: nothing refers to it any more."""
+        return
+
+
+@dataclass(frozen=True, slots=True)
+class SetExits(Step):
+    """Say by which interfaces packets may leave, each under a number of its own."""
+
+    exits: Mapping[int, int]
+    before: Mapping[int, int]
+
+    @property
+    def sentence(self) -> str:
+        """See :class:`Step`."""
+        return f"let accelerated packets leave by {len(self.exits)} interfaces"
+
+    def undo(self) -> Step:
+        """As it was."""
+        return SetExits(_taking_back(self), self.before, self.exits)
+
+
+def accelerations(found: FastpathState, target: FastpathTarget, names: Mapping[int, str]) -> Iterator[Step]:
+    """The steps from what was found to the target; ``names`` are those of the interfaces there are."""
+
+    def name(port: Port) -> str:
+        return names.get(port.ifindex, f"interface {port.ifindex} (gone)")
+
+    for port in sorted(found.lost):
+        yield DetachFastpath("there is nothing left for it to run on", port, name(port), build="")
+    for port in sorted(found.running.keys() - target.accelerations.keys()):
+        yield DetachFastpath("it is not to be accelerated any more", port, name(port), found.running[port])
+    exits = _numbered(found.exits, target.exits)
+    wanted = sorted(target.accelerations.items())
+    missing = [a for port, a in wanted if found.running.get(port) != a.build]
+    for acceleration in missing:
+        yield LoadFastpath("it is made for what the kernel does with its packets", acceleration)
+    if exits != found.exits:
+        yield SetExits("what is redirected has to have somewhere to go", exits, found.exits)
+    for wanted_one in missing:
+        yield _placed(wanted_one, found.running.get(wanted_one.port))
+
+
+def _placed(acceleration: Acceleration, running: str | None) -> Step:
+    port, interface, build = acceleration.port, acceleration.interface, acceleration.build
+    if running is None:
+        return AttachFastpath("packets that come in here are to be accelerated", port, interface, build)
+    return SwitchFastpath(
+        "what the kernel does with its packets has changed", port, interface, build, running
+    )
+
+
+def _numbered(found: Mapping[int, int], wanted: frozenset[int]) -> dict[int, int]:
+    """Every interface keeps its number; new ones get the lowest that are free."""
+    kept = {ifindex: number for ifindex, number in found.items() if ifindex in wanted}
+    used = set(kept.values())
+    free = (number for number in range(len(wanted) + len(used)) if number not in used)
+    return kept | dict(zip(sorted(wanted - kept.keys()), free, strict=False))
+
+
+def superseded(found: FastpathState, target: FastpathTarget, names: Mapping[int, str]) -> Iterator[Step]:
+    """What comes last: programs that do not run any more, from now or from a change that was interrupted."""
+    for port in sorted({*found.running, *found.idle}):
+        held = {*found.idle.get(port, ()), *([found.running[port]] if port in found.running else ())}
+        wanted = target.accelerations.get(port)
+        for build in sorted(held - ({wanted.build} if wanted else set())):
+            interface = names.get(port.ifindex, f"interface {port.ifindex} (gone)")
+            yield ForgetFastpath("nothing runs it any more", port, interface, build)

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fast paths come, are replaced and go, and packets travel on meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from pliant.kernel.links import Link
+from pliant.lab import TcpClient, TcpServer
+from pliant.observe.fastpath import read_counts
+from tests.fastpath.fastpath_row import Fastpath, Row
+
+FORWARDED = 0
+SIZE = 200_000
+
+
+@pytest.fixture(params=["ipv4", "ipv6"])
+def connection(request: pytest.FixtureRequest, row: Row) -> Iterator[TcpClient]:
+    """A connection through the router to a server that sends back what comes."""
+    link = row.receiver.links[0]
+    address = link.address_of(row.receiver) if request.param == "ipv4" else link.address6_of(row.receiver)
+    with TcpServer(row.receiver, ["[::]:80"]) as server, TcpClient(row.sender) as client:
+        client.connect(address, server.port)
+        yield client
+
+
+def exchange(client: TcpClient) -> None:
+    client.send(SIZE)
+    client.receive(SIZE)
+
+
+def forwarded(fastpath: Fastpath, name: str) -> int:
+    return read_counts(fastpath.pins, fastpath.port(name))[FORWARDED].bytes
+
+
+def test_both_ways_of_a_connection_take_it(fastpath: Fastpath, row: Row, connection: TcpClient) -> None:
+    fastpath.become(fastpath.acceleration(row.left), fastpath.acceleration(row.right))
+    exchange(connection)
+    assert forwarded(fastpath, row.left) > SIZE * 0.9
+    assert forwarded(fastpath, row.right) > SIZE * 0.9
+
+
+def test_one_build_replaces_another_in_the_same_link(
+    fastpath: Fastpath, row: Row, connection: TcpClient
+) -> None:
+    fastpath.become(fastpath.acceleration(row.left))
+    exchange(connection)
+    before = forwarded(fastpath, row.left)
+    with Link.pinned(fastpath.pins.link(fastpath.port(row.left))) as link:
+        number = link.id
+    fastpath.become(fastpath.acceleration(row.left, max_age=1))
+    exchange(connection)
+    with Link.pinned(fastpath.pins.link(fastpath.port(row.left))) as link:
+        assert link.id == number
+    assert forwarded(fastpath, row.left) > before + SIZE * 0.9  # counts go on
+
+
+def test_every_step_can_be_taken_back(fastpath: Fastpath, row: Row) -> None:
+    fastpath.become(fastpath.acceleration(row.left))
+    before = fastpath.found()
+    target = fastpath.target(fastpath.acceleration(row.left, max_age=1), fastpath.acceleration(row.right))
+    steps = [step for step in fastpath.plan(target) if step.undo()]
+    for taken in range(1, len(steps) + 1):
+        fastpath.take(steps[:taken])
+        fastpath.take(undo for step in reversed(steps[:taken]) if (undo := step.undo()))
+        assert fastpath.found() == before
+
+
+def test_nothing_is_left_when_it_is_taken_away(fastpath: Fastpath, row: Row, connection: TcpClient) -> None:
+    fastpath.become(fastpath.acceleration(row.left), fastpath.acceleration(row.right))
+    fastpath.become()
+    assert fastpath.found().is_empty
+    exchange(connection)

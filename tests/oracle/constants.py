@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the fast path's programs are to be told of a configuration."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from tests.oracle.case import Case
+
+Variant = tuple[tuple[str, int], ...]
+"""Constants that depend on the configuration and not on the interface, sorted by name."""
+
+_PORT_RULE = re.compile(r"\b(sport|dport|ipproto)\b")
+_SEVERAL = re.compile(r" nexthop (via|dev) | group ")
+_MTU = re.compile(r"\bmtu (?:lock )?(\d+)")
+
+
+def variant(case: Case, changes: int) -> Variant:
+    """The constants once the first ``changes`` of a case have been made."""
+    commands = [*case.commands, *(change.command for change in case.changes[:changes])]
+    settings = dict(case.sysctls)
+    for command in commands:
+        if command.startswith("sysctl "):
+            name, _, value = command.removeprefix("sysctl ").partition("=")
+            settings[name] = value
+    four, six = ([c for c in commands if c.startswith(family)] for family in ("-4 ", "-6 "))
+    constants = {
+        "forwards_ipv4": 1,  # what is not forwarded the lookup says
+        "forwards_ipv6": 1,
+        **_of_family("4", four, settings.get("net.ipv4.fib_multipath_hash_policy", "0")),
+        **_of_family("6", six, settings.get("net.ipv6.fib_multipath_hash_policy", "0")),
+        "route_mtu4": min(_route_mtus(four), default=0xFFFF),
+        "route_mtu6": min(_route_mtus(six), default=0xFFFF),
+    }
+    return tuple(sorted(constants.items()))
+
+
+def _of_family(suffix: str, commands: Iterable[str], policy: str) -> dict[str, int]:
+    commands = list(commands)
+    several = any(_SEVERAL.search(command) for command in commands)
+    rules = any(" rule " in command and _PORT_RULE.search(command) for command in commands)
+    return {
+        f"ports_decide{suffix}": int(rules or (several and policy != "0")),
+        f"errors_decide{suffix}": int(several),
+    }
+
+
+def _route_mtus(commands: Iterable[str]) -> list[int]:
+    return [int(found[1]) for c in commands if " route " in c and (found := _MTU.search(c))]

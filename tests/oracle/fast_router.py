@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fast path on every port of a router, as a configuration wants it."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+from collections.abc import Iterable
+
+from pliant.fastpath.objects import shared_tables, shipped_object
+from pliant.kernel.links import Link
+from pliant.kernel.maps import Map
+from pliant.kernel.objects import load
+from pliant.kernel.programs import Program
+from tests.oracle.constants import Variant
+from tests.oracle.router import FIRST_IFINDEX, PORTS, Router, port_mac
+
+OBJECT = "route_xdp"
+_U32 = struct.Struct("=I")
+_COUNT = struct.Struct("=QQ")
+
+
+class FastPath:
+    """Programs are loaded once for each variant, and kept; accelerated packets leave by the ports ``exits``."""
+
+    def __init__(self, router: Router, first: Variant, exits: Iterable[int]) -> None:
+        self._router = router
+        self._held = contextlib.ExitStack()
+        self._maps: dict[str, Map] = {}
+        self._programs: dict[tuple[int, Variant], Program] = {}
+        self._links: list[Link] = []
+        self._runs = first
+        programs = [self._program(port, first) for port in range(PORTS)]
+        with router.host.inside():
+            for port, program in enumerate(programs):
+                self._links.append(router.attach_to(program, FIRST_IFINDEX + port))
+            for port in exits:
+                self._maps["ports"].put(_U32.pack(port), _U32.pack(FIRST_IFINDEX + port))
+                self._maps["port_numbers"].put(_U32.pack(FIRST_IFINDEX + port), _U32.pack(port))
+
+    def _program(self, port: int, variant: Variant) -> Program:
+        if (port, variant) not in self._programs:
+            constants: dict[str, int | bytes] = {
+                "own_address": port_mac(port) + bytes(2),
+                "own_ifindex": FIRST_IFINDEX + port,
+                **dict(variant),
+            }
+            with self._router.host.inside():
+                loaded = load(shipped_object(OBJECT), feature=OBJECT, rodata=constants, reuse=self._maps)
+            self._held.enter_context(loaded)
+            if not self._maps:
+                self._maps = {n: m for n, m in loaded.maps.items() if n in {*shared_tables(), "counts"}}
+            self._programs[port, variant] = loaded.programs[OBJECT]
+        return self._programs[port, variant]
+
+    def become(self, variant: Variant) -> None:
+        """Run programs made for a variant."""
+        if variant != self._runs:
+            for port, link in enumerate(self._links):
+                link.update(self._program(port, variant))
+            self._runs = variant
+
+    def forget(self) -> None:
+        """Begin as if no packet had been seen."""
+        generation = self._maps["generation"]
+        [number] = _U32.unpack(generation.get(bytes(4)) or bytes(4))
+        generation.put(bytes(4), _U32.pack(number + 1))
+        confirmed = self._maps["confirmed"]
+        confirmed.put_many(
+            (_U32.pack(slot), bytes(confirmed.value_size)) for slot in range(confirmed.max_entries)
+        )
+
+    def counts(self) -> list[int]:
+        """Packets by reason."""
+        held = self._maps["counts"]
+        return [
+            sum(_COUNT.unpack_from(v)[0] for v in held.percpu(value)) for _, value in sorted(held.items())
+        ]
+
+    def close(self) -> None:
+        """Unload; the router detaches."""
+        self._held.close()

@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One of the two routers: its ports, what is sent to it and what it sends, its counters and the state it holds."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pliant.kernel.links import Link, XdpMode, attach_xdp
+from pliant.kernel.programs import Program
+from pliant.lab import Host
+from pliant.lab.interface import switch_aggregation, switch_offloads
+from tests.oracle.case import Case, Frame
+
+PORTS = 4
+FIRST_IFINDEX = 100  # above what a new namespace has of its own
+MTU = 1500
+PEER_MTU = 3000  # so that the peers neither refuse to send nor to take what the router's own MTU is to decide
+_ETH_P_ALL = 3
+_PACKET_IGNORE_OUTGOING = 23
+_QUEUE_BYTES = 1 << 24
+_FRAME_BYTES_MAX = 1 << 16
+
+# What would make two runs of the same packets differ, and has nothing to do with the way they take.
+STEADY = {
+    "net.ipv4.icmp_ratemask": "0",  # errors are limited by the clock
+    "net.ipv4.icmp_ratelimit": "0",
+    "net.ipv4.icmp_msgs_per_sec": "1000000000",
+    "net.ipv4.icmp_msgs_burst": "1000000000",
+    "net.ipv6.icmp.ratelimit": "0",
+    "net.ipv6.icmp.ratemask": "",
+    "net.ipv4.icmp_echo_ignore_broadcasts": "1",
+    # IPv6 begins anew on a port whose MTU was too small for it, with the defaults: no address of its own making.
+    "net.ipv6.conf.default.addr_gen_mode": "1",
+    "net.ipv6.conf.default.dad_transmits": "0",
+    "net.ipv6.conf.default.accept_ra": "0",
+}
+STEADY_OF_NEIGHBOURS = {
+    "retrans_time_ms": "60000",  # no second request while a case lasts
+    "delay_first_probe_time": "60",
+    "gc_stale_time": "600",
+    "unres_qlen_bytes": "16777216",  # counted with the kernel's overhead, which a packet that XDP has seen has more of
+}
+
+# The settings cases may change, and what they are otherwise.
+SETTINGS = {
+    "net.ipv4.ip_forward": "1",
+    "net.ipv6.conf.all.forwarding": "1",
+    "net.ipv4.conf.all.rp_filter": "0",
+    "net.ipv4.conf.all.accept_redirects": "0",
+    "net.ipv4.conf.all.send_redirects": "1",
+    "net.ipv4.conf.all.src_valid_mark": "0",
+    "net.ipv4.conf.all.accept_local": "0",
+    "net.ipv4.fib_multipath_hash_policy": "0",
+    "net.ipv6.fib_multipath_hash_policy": "0",
+    "net.ipv4.fib_multipath_use_neigh": "0",
+    "net.ipv4.ip_forward_use_pmtu": "0",
+}
+SETTINGS_OF_PORTS = {
+    "net.ipv4.conf.{}.forwarding": "1",
+    "net.ipv4.conf.{}.rp_filter": "0",
+    "net.ipv4.conf.{}.accept_redirects": "0",
+    "net.ipv4.conf.{}.send_redirects": "1",
+    "net.ipv4.conf.{}.accept_local": "0",
+    "net.ipv4.conf.{}.route_localnet": "0",
+    "net.ipv4.conf.{}.ignore_routes_with_linkdown": "0",
+    "net.ipv6.conf.{}.disable_ipv6": "0",
+    "net.ipv6.conf.{}.forwarding": "1",
+    "net.ipv6.conf.{}.accept_ra": "0",
+    "net.ipv6.conf.{}.accept_redirects": "0",
+    "net.ipv6.conf.{}.accept_dad": "0",
+    "net.ipv6.conf.{}.dad_transmits": "0",
+    "net.ipv6.conf.{}.ignore_routes_with_linkdown": "0",
+}
+TABLES = ("main", "100", "101")
+NEXT_HOPS = {"-4": (40, 41, 49), "-6": (60, 61, 69)}
+"""Two next hops of a family, and a group of both."""
+
+
+def port_name(port: int) -> str:
+    return f"p{port}"
+
+
+def port_mac(port: int) -> bytes:
+    return bytes((2, 0, 0, 0, 1, port))
+
+
+def peer_mac(port: int) -> bytes:
+    return bytes((2, 0, 0, 0, 2, port))
+
+
+class Counters(NamedTuple):
+    """A port's, as ``ip -s link`` has them."""
+
+    packets_in: int
+    bytes_in: int
+    errors_in: int
+    dropped_in: int
+    packets_out: int
+    bytes_out: int
+    errors_out: int
+    dropped_out: int
+
+
+class Router:
+    """A router whose ports' peers are in the tester's namespace, each with a socket that sends and sees all."""
+
+    def __init__(self, host: Host, tester: Host, accept: Program) -> None:
+        self.host, self._tester = host, tester
+        self._held = contextlib.ExitStack()
+        self._set(STEADY.items())
+        self._make_ports()
+        self.sockets = [self._listen(port, accept) for port in range(PORTS)]
+        self._clear()
+        self._empty = self.routes()
+
+    def _peer(self, port: int) -> str:
+        return f"{self.host.name}{port}"
+
+    def _mac(self, address: bytes) -> str:
+        return address.hex(":")
+
+    def _make_ports(self) -> None:
+        for port in range(PORTS):
+            name, peer = port_name(port), self._peer(port)
+            self.host.ip(
+                f"link add {name} index {FIRST_IFINDEX + port} address {self._mac(port_mac(port))} type veth peer "
+                f"name {peer} address {self._mac(peer_mac(port))} mtu {PEER_MTU} netns {self._tester.pid}"
+            )
+            self._tester.sysctl(f"net.ipv6.conf.{peer}.disable_ipv6", "1")
+            self._tester.ip(f"link set {peer} arp off up")
+            with self.host.inside():
+                switch_offloads(name, on=False)
+                switch_aggregation(name, on=False)
+            with self._tester.inside():
+                switch_offloads(peer, on=False)
+            self.host.ip(f"link set {name} addrgenmode none up")
+
+    def _listen(self, port: int, accept: Program) -> socket.socket:
+        with self._tester.inside():
+            sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
+            self._held.callback(sock.close)
+            sock.setsockopt(socket.SOL_SOCKET, 33, _QUEUE_BYTES)  # SO_RCVBUFFORCE
+            sock.setsockopt(263, _PACKET_IGNORE_OUTGOING, 1)  # SOL_PACKET
+            sock.bind((self._peer(port), _ETH_P_ALL))
+            sock.setblocking(False)
+            index = socket.if_nametoindex(self._peer(port))
+            self.attach_to(accept, index)
+        return sock
+
+    def attach_to(self, program: Program, ifindex: int) -> Link:
+        """Attach for as long as the router lives; in the calling thread's namespace."""
+        return self._held.enter_context(attach_xdp(program, ifindex, XdpMode.NATIVE))
+
+    def close(self) -> None:
+        """Detach and close everything."""
+        self._held.close()
+
+    # Configuration
+
+    def reset(self) -> None:
+        """As before any case; no routes, rules, addresses or neighbours."""
+        self._clear()
+        if left := self.routes() ^ self._empty:
+            raise AssertionError(f"routes of a case are left on {self.host.name}: {left}")
+
+    def _clear(self) -> None:
+        names = [port_name(port) for port in range(PORTS)]
+        commands = []
+        commands += [f"-6 link set {name} mtu {MTU} up" for name in names]
+        for family in ("-4", "-6"):
+            commands += [f"{family} address flush dev {name}" for name in names]
+            commands += [f"{family} nexthop del id {number}" for number in NEXT_HOPS[family]]
+            commands += [f"{family} route flush table {table}" for table in TABLES]
+            commands += [f"{family} neigh flush dev {name} nud all" for name in names]
+            commands += [f"{family} rule flush", f"{family} rule add pref 32766 lookup main"]
+            commands += [f"{family} route flush cache"]
+        commands += ["-4 rule add pref 32767 lookup default"]
+        self.apply(commands)
+        self._set(SETTINGS.items())
+        self._set((n.format(name), v) for name in names for n, v in SETTINGS_OF_PORTS.items())
+        for place in (f"{family}.neigh.{name}" for family in ("ipv4", "ipv6") for name in names):
+            self._set((f"net.{place}.{setting}", value) for setting, value in STEADY_OF_NEIGHBOURS.items())
+
+    def configure(self, case: Case) -> str:
+        """Make the router what a case says; returns what ip(8) refused."""
+        self._set(case.sysctls)
+        return self.apply(case.commands)
+
+    def change(self, command: str) -> str:
+        """Make one change; returns what ip(8) refused."""
+        if command.startswith("sysctl "):
+            name, _, value = command.removeprefix("sysctl ").partition("=")
+            self._set([(name, value)])
+            return ""
+        return self.apply([command])
+
+    def apply(self, commands: Iterable[str]) -> str:
+        """Run commands, each of which begins with a family, IPv6's first; returns what ip(8) refused of them."""
+        commands, refused = list(commands), ""
+        for family in ("-6", "-4"):  # in a batch ip(8) takes no options
+            mine = [command.removeprefix(family) for command in commands if command.startswith(family)]
+            if mine:
+                argv = ["ip", family, "-force", "-batch", "-"]
+                refused += self.host.run(argv, given="\n".join(mine) + "\n", check=False).stderr
+        return refused
+
+    def _set(self, settings: Iterable[tuple[str, str]]) -> None:
+        with self.host.inside():
+            for name, value in settings:
+                Path("/proc/sys", name.replace(".", "/")).write_text(value + "\n")
+
+    # Packets
+
+    def send(self, frame: Frame) -> bool:
+        """Send a frame to a port; the kernel has usually done with it when this returns."""
+        try:
+            self.sockets[frame.port].send(frame.data)
+        except OSError:  # longer than the peer sends, or shorter than Ethernet's header
+            return False
+        return True
+
+    def received(self) -> Iterator[Frame]:
+        """What has come out since."""
+        for port, sock in enumerate(self.sockets):
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    yield Frame(port, sock.recv(_FRAME_BYTES_MAX))
+
+    # What it has counted, and what it holds
+
+    def counters(self) -> list[Counters]:
+        """Of each port."""
+        lines = Path(f"/proc/{self.host.pid}/net/dev").read_text().splitlines()[2:]
+        found = {
+            name.strip(): [int(n) for n in rest.split()]
+            for name, _, rest in (li.partition(":") for li in lines)
+        }
+        chosen = ([found[port_name(port)][at] for at in (0, 1, 2, 3, 8, 9, 10, 11)] for port in range(PORTS))
+        return [Counters(b[1], b[0], b[2], b[3], b[5], b[4], b[6], b[7]) for b in chosen]
+
+    def protocol_counters(self) -> dict[str, int]:
+        """Of IPv4 and IPv6."""
+        six = Path(f"/proc/{self.host.pid}/net/snmp6").read_text().split()
+        return self.host.counters() | {n: int(v) for n, v in zip(six[::2], six[1::2], strict=True)}
+
+    def routes(self) -> frozenset[str]:
+        """All tables', in the kernel's words, without counters."""
+        four = Path(f"/proc/{self.host.pid}/net/fib_trie").read_text().splitlines()
+        six = Path(f"/proc/{self.host.pid}/net/ipv6_route").read_text().splitlines()
+        return frozenset(line for line in four if "host" in line or "link" in line or "universe" in line) | {
+            " ".join((*line.split()[:6], line.split()[-1])) for line in six
+        }
+
+    def neighbours(self) -> set[tuple[str, str, str, str]]:
+        """Who they are, by which port and address, and whether that is known."""
+        found: list[dict[str, Any]] = []
+        for family in ("-4", "-6"):
+            shown = self.host.run(["ip", family, "-j", "neigh", "show", "nud", "all"]).stdout
+            found += json.loads(shown or "[]")
+        # Multicast groups come with the kernel's own reports, at random times.
+        listed = [n for n in found if n["dev"] != "lo" and not n["dst"].startswith(("ff", "224."))]
+        return {(n["dst"], n["dev"], n.get("lladdr", ""), _steadied(n["state"])) for n in listed}
+
+
+def _steadied(states: list[str]) -> str:
+    """How sure the kernel is of an address goes by the clock, and by packets that it sees: one a second is enough."""
+    [state] = states
+    return "known" if state in ("REACHABLE", "STALE", "DELAY", "PROBE") else state

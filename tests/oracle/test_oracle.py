@@ -31,6 +31,9 @@ FEWEST_FRAMES, MOST_FRAMES = 26, 32
 HEADER = Path(__file__).parents[2] / "bpf/include/pliant/fastpath/port.h"
 
 
+pytestmark = [pytest.mark.root, pytest.mark.long]
+
+
 @pytest.fixture(scope="module")
 def routers(mounts: PrivateMounts) -> Iterator[Pair]:
     del mounts

@@ -248,3 +248,11 @@ def test_flows_are_told_apart_by_what_the_kernel_chooses_by(
     assert isinstance(four, Route)
     assert isinstance(six, Route)
     assert (four.keys, six.keys) == (keys4, keys6)
+
+
+def test_packets_longer_than_the_smallest_mtu_of_a_route_are_the_kernels() -> None:
+    four, six = port_of(router(routes=RouteKinds(mtu4=600)), "eth0").modules
+    assert isinstance(four, Route)
+    assert isinstance(six, Route)
+    assert four.route_mtu == 600
+    assert six.route_mtu > 1500

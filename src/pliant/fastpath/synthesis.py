@@ -15,6 +15,7 @@ from pliant.fastpath.target import Acceleration, FastpathTarget
 from pliant.fastpath.topology import Port as Way
 from pliant.fastpath.topology import Topology
 from pliant.kernel.jiffies import jiffies
+from pliant.kernel.rtnetlink import NO_MTU
 from pliant.observe.fastpath import Mode, Port
 
 BELIEVED_US = 100_000
@@ -53,6 +54,7 @@ def _constants(way: Way) -> dict[str, int | bytes]:
             f"forwards_ipv{route.family}": 1,
             f"ports_decide{route.family}": int(bool({"protocol", "ports"}.intersection(route.keys))),
             f"errors_decide{route.family}": int(route.errors_by_content),
+            f"route_mtu{route.family}": min(route.route_mtu, NO_MTU),
             "max_age": jiffies(BELIEVED_US),
             "confirm_every": jiffies(CONFIRMED_EVERY_US),
         }

@@ -142,6 +142,7 @@ def _route(facts: Facts, at: Interface, family: Family) -> Route:
         reverse_path=facts.reverse_path(at) if family == 4 else 0,
         keys=flow_keys(facts, family),
         errors_by_content=several and policy == 0,
+        route_mtu=facts.routes.mtu4 if family == 4 else facts.routes.mtu6,
     )
 
 

@@ -55,7 +55,8 @@ _LENGTH_AND_TYPE = struct.Struct("=IH")
 _HEADER_BYTES = 16  # struct nlmsghdr
 _NESTED = 0x8000  # NLA_F_NESTED
 _NEXTHOP = struct.Struct("=BBBBI")  # struct nhmsg
-_MULTIPATH, _ENCAPSULATION, _NEXTHOP_ID = 9, 22, 30  # RTA_*
+_METRICS, _MULTIPATH, _ENCAPSULATION, _NEXTHOP_ID = 8, 9, 22, 30  # RTA_*
+_MTU = 2  # RTAX_MTU
 _NEXTHOP_GROUP, _NEXTHOP_ENCAPSULATION = 2, 8  # NHA_*
 _WITHOUT_COUNTERS = attribute(29, struct.pack("=I", 1 << 3))  # IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS
 _PARENTS = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}
@@ -66,19 +67,30 @@ _ALL = -1
 _FORWARDING, _RP_FILTER = 2, 3  # NETCONFA_*
 
 
+NO_MTU = 0xFFFF
+"""More than any packet has."""
+
+
 @dataclass(frozen=True, slots=True)
 class RouteKinds:
-    """Whether any route has several ways (multipath), and whether any encapsulates (a lightweight tunnel)."""
+    """Whether any route has several ways (multipath), and whether any encapsulates (a lightweight tunnel).
+
+    ``mtu4`` and ``mtu6`` are the smallest MTU that a route has as a metric of its own, ``NO_MTU`` where none has.
+    """
 
     multipath4: bool = False
     multipath6: bool = False
     encapsulation: bool = False
+    mtu4: int = NO_MTU
+    mtu6: int = NO_MTU
 
     def __or__(self, other: RouteKinds) -> RouteKinds:
         return RouteKinds(
             self.multipath4 or other.multipath4,
             self.multipath6 or other.multipath6,
             self.encapsulation or other.encapsulation,
+            min(self.mtu4, other.mtu4),
+            min(self.mtu6, other.mtu6),
         )
 
 
@@ -200,6 +212,7 @@ class RouteScan:
     def __init__(self, netns: Path | int | None = None) -> None:
         self._netns = netns
         self._seen: set[str] = set()
+        self._mtus = {"multipath4": NO_MTU, "multipath6": NO_MTU}
         self._work = self._scan()
 
     def step(self, seconds: float = math.inf) -> RouteKinds | None:
@@ -208,7 +221,8 @@ class RouteScan:
         for _ in self._work:
             if time.monotonic() >= deadline:
                 return None
-        return RouteKinds(**dict.fromkeys(self._seen, True))
+        mtu4, mtu6 = self._mtus.values()
+        return RouteKinds(**dict.fromkeys(self._seen, True), mtu4=mtu4, mtu6=mtu6)
 
     def close(self) -> None:
         """Give up."""
@@ -222,7 +236,7 @@ class RouteScan:
             with Rtnetlink(self._netns) as routes:
                 body = _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
                 for data in routes.raw_dump(_GETROUTE, body, "list the routes"):
-                    if self._look(data, name) or {name, "encapsulation"} <= self._seen:
+                    if self._look(data, name):
                         break
                     yield
 
@@ -255,6 +269,8 @@ class RouteScan:
                         self._seen.add("encapsulation")
                 elif kind == _ENCAPSULATION or kind == _NESTED | _ENCAPSULATION:
                     self._seen.add("encapsulation")
+                elif kind == _METRICS or kind == _NESTED | _METRICS:
+                    self._mtus[name] = min(self._mtus[name], _mtu(memoryview(data)[at + 4 : at + size]))
                 at += (size + 3) & ~3 or end
         return False
 
@@ -281,10 +297,12 @@ def _encapsulates(hops: memoryview) -> bool:
 def monitor(netns: Path | int | None = None, *, receive_bytes: int, all_routes: bool = False) -> Monitor:
     """Listen to everything of this module that can change.
 
-    Of routes only those with several ways, an encapsulation, or a next hop of its own are told, the others the
+    Of routes only those with several ways, an encapsulation, metrics, or a next hop of its own are told, the others the
     kernel drops unqueued: a storm of them costs nothing here. ``all_routes`` leaves that filter out.
     """
-    filtered = drop_without((NEWROUTE, DELROUTE), _ROUTE.size, (_MULTIPATH, _ENCAPSULATION, _NEXTHOP_ID))
+    filtered = drop_without(
+        (NEWROUTE, DELROUTE), _ROUTE.size, (_METRICS, _MULTIPATH, _ENCAPSULATION, _NEXTHOP_ID)
+    )
     return Monitor(
         NETLINK_ROUTE,
         list(_GROUPS.values()),
@@ -306,12 +324,21 @@ def changed_interface(body: memoryview, kind: int) -> int | None:
     return None
 
 
-def has_several_ways(body: memoryview) -> tuple[int, bool, bool]:
-    """Of a message about a route: its family (4 or 6), whether it has several ways, and whether it encapsulates."""
+def _mtu(metrics: memoryview) -> int:
+    found = attributes(metrics).get(_MTU)
+    return int(struct.unpack_from("=I", found)[0]) or NO_MTU if found is not None else NO_MTU
+
+
+def kinds_of_route(body: memoryview) -> RouteKinds:
+    """What kinds the route of a message is of."""
     found = attributes(body, _ROUTE.size)
     hops = found.get(_MULTIPATH)
+    several = hops is not None
     encapsulates = _ENCAPSULATION in found or (hops is not None and _encapsulates(hops))
-    return 4 if body[0] == socket.AF_INET else 6, hops is not None, encapsulates
+    mtu = _mtu(found[_METRICS]) if _METRICS in found else NO_MTU
+    if body[0] == socket.AF_INET:
+        return RouteKinds(multipath4=several, encapsulation=encapsulates, mtu4=mtu)
+    return RouteKinds(multipath6=several, encapsulation=encapsulates, mtu6=mtu)
 
 
 def next_hop_kind(body: memoryview) -> tuple[bool, bool]:

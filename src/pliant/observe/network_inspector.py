@@ -39,7 +39,8 @@ _ROUTES_PAUSE_S = 1.0
 _ROUTES_PAUSE_FOR_COST = 50.0
 _XTABLES_LOCK = "/run/xtables.lock"
 _SOON = Part.SETTINGS | Part.UNTOLD
-_ALL_ROUTES = RouteKinds(multipath4=True, multipath6=True, encapsulation=True)
+# Of the MTU no less than any link has (RFC 791, RFC 8200).
+_ALL_ROUTES = RouteKinds(multipath4=True, multipath6=True, encapsulation=True, mtu4=68, mtu6=1280)
 
 _PARTS = {
     **dict.fromkeys((rtnetlink.NEWADDR, rtnetlink.DELADDR), Part.ADDRESSES),
@@ -222,9 +223,8 @@ class Inspector:
 
     def _note_route(self, body: memoryview, *, is_new: bool) -> None:
         """A new kind of route is known from the message; whether one that goes was the last takes reading all."""
-        family, several, encapsulates = rtnetlink.has_several_ways(body)
-        if several or encapsulates:
-            found = RouteKinds(several and family == 4, several and family == 6, encapsulates)
+        found = rtnetlink.kinds_of_route(body)
+        if found != RouteKinds():
             self._add_routes(found, is_new=is_new)
 
     def _note_next_hop(self, body: memoryview, *, is_new: bool) -> None:

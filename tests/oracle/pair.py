@@ -39,6 +39,6 @@ class Pair:
         ]
 
     def close(self) -> None:
-        """Take them away."""
-        for twins in self._twins.values():
+        """Take them away, the last first: each puts back the processors it found."""
+        for twins in reversed(self._twins.values()):
             twins.close()

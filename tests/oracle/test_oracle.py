@@ -37,9 +37,11 @@ pytestmark = [pytest.mark.root, pytest.mark.long]
 @pytest.fixture(scope="module")
 def routers(mounts: PrivateMounts) -> Iterator[Pair]:
     del mounts
+    allowed = os.sched_getaffinity(0)
     pair = Pair()
     yield pair
     pair.close()
+    assert os.sched_getaffinity(0) == allowed
 
 
 @st.composite

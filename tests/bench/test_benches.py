@@ -192,6 +192,18 @@ def test_shared_window_compares_every_setting_on_both_paths() -> None:
     )
 
 
+@root
+@pytest.mark.usefixtures("leaves_nothing")
+def test_router_compares_both_families_with_and_without_the_generator() -> None:
+    found = measured(run_bench("router", 1, scale=0.02))
+    assert found.keys() == {
+        f"{metric}_{what}"
+        for metric in ("router", "router6")
+        for what in ("kernel_mpps", "pliant_mpps", "drop_mpps", "ratio", "net_ratio")
+    }
+    assert all(value > 0 for value in found.values())
+
+
 def test_every_benchmark_has_a_test_of_its_own_here() -> None:
     assert set(benches()) == {
         "agent",
@@ -203,6 +215,7 @@ def test_every_benchmark_has_a_test_of_its_own_here() -> None:
         "lazy",
         "off",
         "overhead",
+        "router",
         "shared-window",
         "startup",
     }

@@ -4,16 +4,15 @@
 from __future__ import annotations
 
 import json
-import socket
 import struct
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from pliant.errors import PliantError
 from pliant.kernel.links import XdpMode, attach_xdp
 from pliant.kernel.maps import Map
 from pliant.kernel.objects import load
@@ -22,10 +21,11 @@ from pliant.kernel.uapi import TEST_RUN_LIVE_FRAMES
 if TYPE_CHECKING:
     from pliant.lab.host import Host
 
-FRAME_BYTES = 60
-"""The shortest frame there is on Ethernet, without its check sequence."""
-_TEMPLATE_BYTES = 128
-_RUN_BYTES = 64  # what a run on live frames is given; it writes them anew
+HEAD_BYTES = 60
+"""How much of a frame is written anew each time it is sent; the rest stays as it was."""
+OUTS_MAX = 16
+_ENTRY_BYTES = 64
+_U32 = struct.Struct("=I")
 _ZERO = bytes(4)
 
 
@@ -42,14 +42,6 @@ def interface(host: Host, name: str) -> Interface:
     return Interface(found["ifindex"], bytes.fromhex(found["address"].replace(":", "")))
 
 
-def udp4_frame(to_mac: bytes, from_mac: bytes, source: str, destination: str) -> bytes:
-    """A frame of the shortest length with a UDP packet; the source of packets fills the header's checksum in."""
-    addresses = socket.inet_aton(source) + socket.inet_aton(destination)
-    ip = struct.pack("!BBHHHBBH8s", 0x45, 0, FRAME_BYTES - 14, 1, 0, 64, socket.IPPROTO_UDP, 0, addresses)
-    udp = struct.pack("!HHHH", 1234, 9, FRAME_BYTES - 34, 0)
-    return (to_mac + from_mac + b"\x08\x00" + ip + udp).ljust(FRAME_BYTES, b"\0")
-
-
 class Sent(NamedTuple):
     """How many packets were sent, in how many seconds; everything they led to on the same core is in that time."""
 
@@ -58,34 +50,54 @@ class Sent(NamedTuple):
 
 
 class PacketSource:
-    """Sends copies of a frame out of an interface of a lab host, as fast as the core can.
+    """Sends frames out of interfaces of a lab host, one after the other and over again, as fast as the core can.
 
-    ``destinations``, a power of two, spreads them over as many networks of 256 addresses from the template's on.
+    ``frames`` are as long as each other, and of their number, as of that of the interfaces ``names``, there is a power
+    of two: frame n leaves by interface n, and so on round and round. They may differ in their first
+    :data:`HEAD_BYTES` only. Raises :class:`PliantError` for others.
     """
 
-    def __init__(self, host: Host, name: str, frame: bytes, destinations: int = 1) -> None:
-        self._host = host
-        constants: dict[str, int | bytes] = {
-            "template": frame.ljust(_TEMPLATE_BYTES, b"\0"),
-            "destinations": destinations,
+    def __init__(self, host: Host, names: Sequence[str], frames: Sequence[bytes]) -> None:
+        self._host, self._frame = host, frames[0]
+        if any(len(f) != len(self._frame) or f[HEAD_BYTES:] != self._frame[HEAD_BYTES:] for f in frames):
+            raise PliantError(f"frames to send differ in more than their first {HEAD_BYTES} bytes")
+        if len(self._frame) < HEAD_BYTES:
+            raise PliantError(f"frames to send have at least {HEAD_BYTES} bytes")
+        masks: dict[str, int | bytes] = {
+            "frames_mask": _power_of_two(frames) - 1,
+            "outs_mask": _power_of_two(names) - 1,
         }
         with host.inside():
-            self._loaded = load(_object(), feature="source", rodata=constants, autoload=["source"])
-            index = interface(host, name).number
-            self._loaded.maps["out"].put(_ZERO, struct.pack("=I", index))
+            sizes = {"frames": len(frames)}
+            self._loaded = load(
+                _object(), feature="source", rodata=masks, max_entries=sizes, autoload=["source"]
+            )
+            outs = enumerate(interface(host, name).number for name in names)
+            self._loaded.maps["outs"].put_many((_U32.pack(n), _U32.pack(index)) for n, index in outs)
+        heads = (frame[:HEAD_BYTES].ljust(_ENTRY_BYTES, b"\0") for frame in frames)
+        self._loaded.maps["frames"].put_many((_U32.pack(n), head) for n, head in enumerate(heads))
 
     def send(self, packets: int) -> Sent:
-        """Send, and return when the last packet is where it ends on this core."""
+        """Send, and return when the last packet is where it ends on this core.
+
+        The time is the kernel's own measure, in whole nanoseconds a packet, of the sending alone: a grace period of
+        RCU, with which a run ends, takes as long as other cores like.
+        """
         with self._host.inside():
-            start = time.perf_counter()
-            self._loaded.programs["source"].test_run(
-                bytes(_RUN_BYTES), repeat=packets, flags=TEST_RUN_LIVE_FRAMES
-            )
-            return Sent(packets, time.perf_counter() - start)
+            program = self._loaded.programs["source"]
+            run = program.test_run(self._frame, repeat=packets, flags=TEST_RUN_LIVE_FRAMES)
+            return Sent(packets, packets * run.duration_ns / 1e9)
 
     def close(self) -> None:
         """Unload it."""
         self._loaded.close()
+
+
+def _power_of_two(what: Sequence[object]) -> int:
+    number = len(what)
+    if number & (number - 1) or not number:
+        raise PliantError(f"{number} is no power of two, as the number of what is sent by turns has to be")
+    return number
 
 
 def _object() -> Path:
@@ -93,7 +105,7 @@ def _object() -> Path:
 
 
 class PacketSink:
-    """Counts what arrives at an interface of a lab host, and drops it in the driver."""
+    """Counts what arrives at interfaces of a lab host, and drops it in the driver."""
 
     def __init__(self, packets: Map) -> None:
         self._packets = packets
@@ -107,11 +119,12 @@ class PacketSink:
 
 
 @contextmanager
-def packet_sink(host: Host, name: str) -> Iterator[PacketSink]:
-    """A sink on an interface for the time of a block."""
+def packet_sink(host: Host, *names: str) -> Iterator[PacketSink]:
+    """A sink on interfaces for the time of a block."""
     with ExitStack() as held:
         loaded = held.enter_context(load(_object(), feature="sink", autoload=["sink"]))
-        index = interface(host, name).number
-        with host.inside():
-            held.enter_context(attach_xdp(loaded.programs["sink"], index, XdpMode.NATIVE))
+        for name in names:
+            index = interface(host, name).number
+            with host.inside():
+                held.enter_context(attach_xdp(loaded.programs["sink"], index, XdpMode.NATIVE))
         yield PacketSink(loaded.maps["packets"])

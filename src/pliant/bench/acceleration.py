@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fast path on a lab host, through the steps that the agent takes: facts, topology, synthesis, plan, actuator."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pliant.agent.actuator.fastpath import Fastpaths
+from pliant.agent.actuator.ground import Ground
+from pliant.bench.place import private_mounts
+from pliant.errors import PliantError
+from pliant.fastpath.objects import tables_layout
+from pliant.fastpath.synthesis import synthesize
+from pliant.fastpath.target import FastpathTarget
+from pliant.fastpath.topology import Topology, topology
+from pliant.features.layout import shipped_layout
+from pliant.lab import Host
+from pliant.observe.fastpath import FastpathPins, Mode, read_fastpath
+from pliant.observe.network_reader import read_facts
+from pliant.observe.pin_tree import PinTree
+from pliant.plan.fastpath import accelerations, superseded
+from pliant.store.holdings import Holdings
+
+_numbers = itertools.count(1)
+NOTHING = FastpathTarget()
+
+
+class Acceleration:
+    """What the fast path of a host is to be, worked out once, when it is first asked for or told to look again.
+
+    ``names`` are the interfaces that are to have it, all that can when None. Raises :class:`PliantError` when one of
+    them cannot, with the reasons, or when none can.
+    """
+
+    def __init__(self, host: Host, names: Collection[str] | None = None) -> None:
+        mounts = private_mounts()
+        tree = PinTree(mounts.bpffs / f"acceleration{next(_numbers)}", shipped_layout().digest)
+        self.pins = FastpathPins(tree.root, tables_layout())
+        self._host, self._names = host, names
+        ground = Ground(tree, shipped_layout(), Path(), 0, Holdings(mounts.state))
+        self._steps = Fastpaths(ground).steps()
+        self._target: FastpathTarget | None = None
+
+    def look(self) -> FastpathTarget:
+        """Work out anew what it is to be."""
+        found = topology(read_facts(self._host.netns_path), own=())
+        modes = {port.index: Mode.NATIVE for port in found.ports}
+        self._target = synthesize(found, modes, self._names)
+        missing = set(self._names or ()) - {a.interface for a in self._target.accelerations.values()}
+        if missing or not self._target.accelerations:
+            raise PliantError(f"not accelerated on lab host {self._host.name}: {_reasons(found, missing)}")
+        return self._target
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """Have it in the kernel for the time of a block."""
+        target = self._target or self.look()
+        try:
+            self._become(target)
+            yield
+        finally:
+            self._become(NOTHING)
+
+    def _become(self, target: FastpathTarget) -> None:
+        found = read_fastpath(self.pins)
+        with self._host.inside():
+            for step in (*accelerations(found, target, {}), *superseded(found, target, {})):
+                taken = self._steps[type(step)]
+                taken.act(step)
+                taken.read_back(step)
+
+
+def _reasons(found: Topology, missing: Collection[str]) -> str:
+    said = (
+        f"{r.module}: {r.sentence}"
+        for p in found.ports
+        if p.name in missing or not missing
+        for r in p.reasons
+    )
+    return "; ".join(dict.fromkeys(said)) or "there is no such interface"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -185,7 +186,28 @@ def capturing(host: LabHost) -> Iterator[Capture]:
         sock.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
         sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 26)
         sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        wait_for_timestamps()
         yield Capture(sock)
+
+
+def wait_for_timestamps() -> None:
+    """Wait until packets get the time they come in at.
+
+    The kernel begins with that some time after a socket has asked for it (net_enable_timestamp()); what comes in
+    before has the time at which it is read.
+    """
+    deadline = time.monotonic() + 30
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+        own.bind(("127.0.0.1", 0))
+        own.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        while time.monotonic() < deadline:
+            own.sendto(b"", own.getsockname())
+            before = time.time()
+            _, control, _, _ = own.recvmsg(1, 64)
+            seconds, nanoseconds = struct.unpack("=qq", control[0][2])
+            if seconds + nanoseconds / 1e9 < before:
+                return
+    raise AssertionError("the kernel does not stamp packets as they come in")
 
 
 @pytest.fixture

@@ -78,6 +78,18 @@ struct {
 	__type(value, struct policy);
 } policies SEC(".maps");
 
+/*
+ * The options that some policy in force sets to a value that wants to be asked about a SYN, by callback; none where a
+ * callback is not in it. Most policies have none, and the three callbacks of each SYN end here.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, CALLBACKS);
+	__type(key, __u32); /* BPF_SOCK_OPS_*_CB */
+	__type(value, __u32);
+} asked SEC(".maps");
+
 /* What user space says of open connections. */
 enum tuned_entry {
 	TUNED_DIGEST, /* of what they were last brought in line with; 0 while that is done, so an interruption is seen
@@ -530,19 +542,19 @@ static __always_inline struct service *service_of_request(struct bpf_sock_ops *c
 static __always_inline void on_request(struct bpf_sock_ops *ctx)
 {
 	struct connection connection = {.role = ROLE_SERVER};
-	__u32 wanted = called_options(ctx->op);
+	__u32 op = ctx->op, *wanted = bpf_map_lookup_elem(&asked, &op);
 	struct verdict verdict = {};
 	struct service *service;
 
 	if (!wanted)
 		return;
 	service = service_of_request(ctx, &verdict);
-	if (!service || !(service->options & wanted))
+	if (!service || !(service->options & *wanted))
 		return;
 	read_ends(ctx, &connection);
 	judge(service, &connection, &verdict, 0);
 	pass_on(OF_A_REQUEST, &verdict);
-	run_features(ctx, verdict.won & wanted, 0);
+	run_features(ctx, verdict.won & *wanted, 0);
 }
 
 /* A callback that some feature has asked for, of a connection that was judged before. */

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pliant.features.encoding import encode, live_digest
+from pliant.features.feature import Callback
 from pliant.features.layout import shipped_layout
 from pliant.observe.tables import Table
 from pliant.policy.compile import compile_policies, mapped_prefix
@@ -155,6 +156,7 @@ def test_every_key_and_value_has_the_size_that_its_map_was_declared_with(policie
         "rules": (LAYOUT.scope["rule_key"].size, LAYOUT.scope["rule"].size),
         "policies": (4, LAYOUT.scope["policy"].size),
         "effects": (8, LAYOUT.scope["effect"].size),
+        "asked": (4, 4),
     }
     for table, entries in encode(compile_policies(policies, CGROUPS).desired, LAYOUT).items():
         sizes = structs.get(table.map) or (4, LAYOUT.settings[table.object].size)
@@ -172,6 +174,27 @@ def test_a_policy_says_whether_it_is_for_open_connections_and_whether_it_is_meas
     assert LAYOUT.scope["policy"].unpack(tables[POLICIES][number(made.number)])["flags"] == flags
     arms = {LAYOUT.scope["effect_key"].pack({"policy": made.number, "arm": arm}) for arm in (0, 1)}
     assert tables[Table(SCOPE, "effects")].keys() == (arms if measured else set())
+
+
+@pytest.mark.parametrize(
+    ("settings", "asked"),
+    [
+        ({"initial_cwnd": 10, "congestion_control": "cubic"}, {}),
+        ({"congestion_control": "pliant_dctcp"}, {Callback.NEEDS_ECN: ["congestion_control"]}),
+        (
+            {"ecn": True, "congestion_control": "pliant_dctcp", "syn_timeout": 1_000_000},
+            {Callback.NEEDS_ECN: ["ecn", "congestion_control"], Callback.TIMEOUT_INIT: ["syn_timeout"]},
+        ),
+    ],
+)
+def test_only_values_that_want_to_are_asked_about_a_syn(
+    settings: dict[str, object], asked: dict[Callback, list[str]]
+) -> None:
+    made = version(settings=settings)
+    desired = DesiredState(versions={made.number: made}, options=frozenset(settings))
+    tables = encode(desired, LAYOUT)
+    expected = {number(callback): number(LAYOUT.mask(names)) for callback, names in asked.items()}
+    assert tables[Table(SCOPE, "asked")] == expected
 
 
 def test_open_connections_depend_on_all_tables_but_only_where_a_policy_is_for_them() -> None:

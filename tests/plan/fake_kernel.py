@@ -34,7 +34,7 @@ from pliant.plan.steps import (
 )
 from pliant.policy.desired import SCOPE, DesiredState
 
-TABLES = {SCOPE: ("effects", "policies", "rules", "services")}
+TABLES = {SCOPE: ("asked", "effects", "policies", "rules", "services")}
 POLICIES, RULES = Table(SCOPE, "policies"), Table(SCOPE, "rules")
 
 

@@ -43,5 +43,6 @@ FEATURE = Feature(
     source="TCP_CONGESTION, tcp(7)",
     check=check,
     callbacks=frozenset({Callback.NEEDS_ECN}),
+    asks_about_syn=needs_ecn,
     read=lambda sock: sock.congestion_control or None,
 )

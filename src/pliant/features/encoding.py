@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from collections.abc import Callable
 from hashlib import blake2b
 
@@ -25,7 +26,7 @@ def live_digest(desired: DesiredState, tables: Tables) -> int:
         return 0
     digest = blake2b(digest_size=8)
     for table in sorted(tables):
-        if table.map != "effects":
+        if table.map not in ("asked", "effects"):
             digest.update(str(table).encode())
             for key, value in sorted(tables[table].items()):
                 digest.update(key + value)
@@ -64,6 +65,7 @@ class Encoder:
 def _of_versions(desired: DesiredState, layout: Layout) -> Tables:
     policies = {_number(version.number): _policy(version, layout) for version in desired.versions.values()}
     tables = {Table(SCOPE, "policies"): policies, Table(SCOPE, "effects"): _effects(desired, layout)}
+    tables[Table(SCOPE, "asked")] = _asked(desired, layout)
     for name in sorted(desired.programs - {SCOPE}):
         tables[Table(name, "settings")] = _settings(name, desired, layout)
     return tables
@@ -125,6 +127,17 @@ def _effects(desired: DesiredState, layout: Layout) -> dict[bytes, bytes]:
     nothing = bytes(layout.scope["effect"].size)
     measured = (version.number for version in desired.versions.values() if version.measured)
     return {pack({"policy": number, "arm": arm}): nothing for number in measured for arm in ARMS}
+
+
+def _asked(desired: DesiredState, layout: Layout) -> dict[bytes, bytes]:
+    masks: dict[int, int] = defaultdict(int)
+    values = {item for version in desired.versions.values() for item in version.settings.items()}
+    for name, value in values:
+        feature = features()[name]
+        for callback in feature.callbacks:
+            if callback.is_about_syn and feature.asks_about_syn(value):
+                masks[callback] |= layout.mask([name])
+    return {_number(callback): _number(mask) for callback, mask in masks.items()}
 
 
 def _settings(name: str, desired: DesiredState, layout: Layout) -> dict[bytes, bytes]:

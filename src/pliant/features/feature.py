@@ -44,6 +44,11 @@ class Callback(IntEnum):
         """Whether it comes to an established connection, whose verdict must have been kept."""
         return self in (Callback.RTO, Callback.RETRANS, Callback.STATE, Callback.RTT)
 
+    @property
+    def is_about_syn(self) -> bool:
+        """Whether it comes for a SYN, before there is a connection."""
+        return self in (Callback.TIMEOUT_INIT, Callback.RWND_INIT, Callback.NEEDS_ECN)
+
 
 @dataclass(frozen=True, slots=True)
 class HostFacts:
@@ -69,6 +74,11 @@ def accept_anything(value: Any, facts: HostFacts) -> str | None:
     return None
 
 
+def always(value: Any) -> bool:
+    """The default of ``asks_about_syn``."""
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Feature:
     """One tuning feature: the policy key, the object and program of the same name, and the setting's encoding.
@@ -76,10 +86,11 @@ class Feature:
     ``encode`` turns an option's value (base units of :mod:`pliant.policy.units`) into the fields of the object's
     ``struct setting``; ``check`` returns a sentence when a host cannot have the value, with facts gathered before
     anything is changed. ``reach`` says whether the setting can also be changed, and restored, on an open connection;
-    the object then has an iterator ``<name>_open``. ``callbacks`` are those the program wants to be called at, and
-    ``hook`` is where the object's program ``<name>_packet`` is attached on the service's cgroup, if it has one.
-    ``read`` says what an open socket has, as an option's value, or in a word where no policy could ask for that; None
-    where the kernel does not show it.
+    the object then has an iterator ``<name>_open``. ``callbacks`` are those the program wants to be called at, of
+    which those about a SYN that comes in only for values that ``asks_about_syn`` is true of. ``hook`` is where the
+    object's program ``<name>_packet`` is attached on the service's cgroup, if it has one. ``read`` says what an open
+    socket has, as an option's value, or in a word where no policy could ask for that; None where the kernel does not
+    show it.
     """
 
     option: Option
@@ -89,6 +100,7 @@ class Feature:
     check: Callable[[Any, HostFacts], str | None] = accept_anything
     read: Callable[[OpenSocket], Any] | None = None
     callbacks: frozenset[Callback] = frozenset()
+    asks_about_syn: Callable[[Any], bool] = always
     hook: AttachType | None = None
 
     @property

@@ -18,7 +18,7 @@ from pliant.observe.state import HostState
 from pliant.observe.tables import Table
 from pliant.policy.desired import SCOPE
 
-TABLES_OF_SCOPE = ("effects", "policies", "rules", "services")
+TABLES_OF_SCOPE = ("asked", "effects", "policies", "rules", "services")
 TABLES_OF_FEATURE = ("settings",)
 FEATURES = Table(SCOPE, "features")
 """The programs that scope calls, by option slot."""

@@ -30,6 +30,7 @@ from pliant.policy.desired import SCOPE, Attachment
 from pliant.policy.sysctls import SysctlKey, Wanted
 
 VALUES = (
+    "asked",
     "effects",
     "policies",
     "settings",
@@ -179,6 +180,7 @@ def _writes(found: HostState, target: Target, maps: Sequence[str]) -> Iterator[S
 
 def _why_written(table: Table) -> str:
     return {
+        "asked": "which options are asked about a SYN that comes in",
         "effects": "where the worth of measured policies is recorded",
         "policies": "the versions of policies that rules will name",
         "settings": f"the values of {table.object}, by policy",

@@ -278,6 +278,15 @@ __noinline int is_free(const struct verdict *verdict, __u32 option, __u32 number
 	return holder->priority == priority && number < held_by;
 }
 
+/* The first policy that treats a connection has all its options without a question. */
+static __always_inline void win_all(struct verdict *verdict, const struct policy *policy, __u32 number)
+{
+	for (__u32 option = 0; option < MAX_OPTIONS; option++)
+		verdict->policy[option] = number; /* means nothing for those it does not set */
+	verdict->won = policy->options;
+	verdict->live = policy->flags & POLICY_LIVE ? policy->options : 0;
+}
+
 /*
  * Give one matching policy the options it sets and no better policy holds. Returns whether the connection is treated
  * by it.
@@ -288,6 +297,10 @@ __noinline int weigh(struct verdict *verdict, __u32 number, __u64 hash)
 
 	if (!verdict || !policy || is_held_out(policy, number, hash))
 		return 0;
+	if (!verdict->won) {
+		win_all(verdict, policy, number);
+		return 1;
+	}
 	for (__u32 option = 0; option < MAX_OPTIONS; option++) {
 		if (!(policy->options >> option))
 			break;

@@ -337,6 +337,23 @@ def test_every_kind_of_change_is_noticed(host: Host) -> None:
             assert inspector.counts.overruns == 0
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "tc qdisc add dev near root tbf rate 10mbit burst 10k latency 10ms",
+        "sysctl -qw net.ipv6.conf.near.disable_ipv6=1",
+    ],
+)
+def test_what_is_told_of_something_else_changes_an_interface_too(host: Host, command: str) -> None:
+    """The kernel sends no message about the interface, and here nothing is looked at again."""
+    with Inspector(host.netns_path, look_again_s=3600, read_all_s=3600) as inspector:
+        before = interface(inspector.facts, "near")
+        run(host, command)
+        now = interface(read_facts(host.netns_path), "near")
+        assert (now.qdisc, now.conf6) != (before.qdisc, before.conf6)
+        settle(inspector, lambda facts: interface(facts, "near") == now)
+
+
 def test_whether_an_interface_takes_what_xdp_redirects_is_noticed(host: Host) -> None:
     """Of a veth it depends on the other end."""
 

@@ -312,14 +312,24 @@ def monitor(netns: Path | int | None = None, *, receive_bytes: int, all_routes: 
     )
 
 
+_INDEX = struct.Struct("=4xi")  # of struct ifaddrmsg and of struct tcmsg
+
+
 def changed_interface(body: memoryview, kind: int) -> int | None:
-    """The index of the interface that a message is about; None for none, or one that is not told."""
+    """The index of the interface that is another after what a message tells; None for none, or one that is not told.
+
+    Of two changes of an interface the kernel tells nothing else: that its queueing discipline is another one, and that
+    IPv6 is switched off there, which takes its addresses along.
+    """
     if kind in (NEWLINK, DELLINK):
         index: int = INFO.unpack_from(body)[2]
         return index
+    if kind in (NEWQDISC, DELQDISC) or (kind in (NEWADDR, DELADDR) and body[0] == socket.AF_INET6):
+        (told,) = _INDEX.unpack_from(body)
+        return int(told)
     if kind in (NEWNETCONF, DELNETCONF):
         found = attributes(body, 4)
-        told: int = struct.unpack_from("=i", found[1])[0] if 1 in found else _ALL
+        told = struct.unpack_from("=i", found[1])[0] if 1 in found else _ALL
         return told if told > 0 else None
     return None
 

@@ -51,7 +51,6 @@ _PARTS = {
 }
 # Routes that go with an interface or an address are not told of.
 _TAKE_ROUTES_ALONG = (rtnetlink.NEWLINK, rtnetlink.DELLINK, rtnetlink.DELADDR)
-_INTERFACE_KINDS = (rtnetlink.NEWLINK, rtnetlink.DELLINK, rtnetlink.NEWNETCONF, rtnetlink.DELNETCONF)
 
 
 @dataclass(slots=True)
@@ -206,11 +205,11 @@ class Inspector:
 
     def _note(self, messages: tuple[Message, ...]) -> None:
         for kind, body in messages:
-            if kind in _INTERFACE_KINDS:
-                index = rtnetlink.changed_interface(body, kind)
-                if index is not None:
-                    self._indices.add(index)
-                    continue
+            index = rtnetlink.changed_interface(body, kind)
+            if index is not None:
+                self._indices.add(index)
+                if kind in (rtnetlink.NEWNETCONF, rtnetlink.DELNETCONF):
+                    continue  # it is about settings of the interface, and of nothing else
             if kind in (rtnetlink.NEWROUTE, rtnetlink.DELROUTE):
                 self._note_route(body, is_new=kind == rtnetlink.NEWROUTE)
             elif kind in (rtnetlink.NEWNEXTHOP, rtnetlink.DELNEXTHOP):

@@ -22,7 +22,7 @@ from pliant.kernel.xtables import legacy_tables
 from pliant.observe.network import Facts, Interface, Settings
 
 MOST_SINGLE = 32
-"""Interfaces that are asked about one by one; of more, all are read."""
+"""Interfaces that are asked about one by one, of more all are read; and those all of which are read often."""
 
 _FIELDS = {
     "rp_filter_all": "net.ipv4.conf.all.rp_filter",
@@ -129,7 +129,8 @@ class Reader:
                 found["legacy"] = legacy_tables()
                 found["tcx"] = tuple(program for index in sorted(there) for program in tcx_programs(index))
                 found["netfilter_links"], changed = self._netfilter_links.read()
-                if changed and Part.INTERFACES not in parts:  # XDP attached by a link is not told either
+                # Neither XDP attached by a link is told, nor that IPv6 is switched off where it had no address.
+                if Part.INTERFACES not in parts and (changed or len(there) <= MOST_SINGLE):
                     found["interfaces"] = self._rtnetlink.interfaces()
                 found["ipvs_services"] = _ipvs_services()
         return found

@@ -58,7 +58,8 @@ def cli_page() -> str:
         "| status | meaning |\n|---|---|\n"
         "| 0 | done |\n"
         "| 1 | `diff` found differences; `doctor` found something degraded; `audit verify` found a flaw; "
-        "`status`: no agent runs, or it fails |\n"
+        "`status`: no agent runs, or it fails; `fastpath status`: not everything is accelerated that is asked for by "
+        "name, or nothing is |\n"
         "| 2 | an error: nothing was changed, or what was changed has been taken back |\n"
         "| 130, 143 | interrupted or terminated, likewise |\n"
     )
@@ -101,6 +102,17 @@ def policy_page() -> str:
     lines += [
         f"| `{name}` | {kind.summary}{' One for the machine.' if kind.per_machine else ''} | {kind.takes} |"
         for name, kind in SYSCTLS.items()
+    ]
+    lines += [
+        "\n# Policies of the fast path\n",
+        "`kind: FastPath`; see [fastpath.md](../fastpath.md).\n",
+        "| field | | what it says | example |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| `{path}` | {'required' if required else ''} | {_cell(node.get('description', ''))} | {_example(node)} |"
+        for path, required, node in _fields(schema, schema["$defs"]["FastPath"], "")
+        if not path.startswith("metadata.")
     ]
     return "\n".join(lines) + "\n"
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pliant.lab import Host, Lab
+from pliant.lab import Host, Lab, PrivateMounts
 
 RULESET = "table ip f { chain c { type filter hook forward priority 0; policy drop; }\n}\n"
 COMMAND = [sys.executable, "-m", "pliant", "fastpath", "topology"]
@@ -52,3 +52,54 @@ def test_topology_says_what_can_be_accelerated_and_why_not(router: Host) -> None
     wrong = router.run([*COMMAND, "--dev", "nosuch"], env=dict(os.environ), check=False)
     assert wrong.returncode == 2
     assert "there is no interface nosuch" in wrong.stderr
+
+
+@pytest.fixture
+def places(mounts: PrivateMounts) -> Iterator[dict[str, str]]:
+    state, pins = mounts.state / "fastpath-cli", mounts.bpffs / "fastpath-cli"
+    yield dict(os.environ) | {
+        "PLIANT_STATE": str(state), "PLIANT_PINS": str(pins), "PLIANT_SOCKET": str(mounts.run / "none.sock")
+    }  # fmt: skip
+    assert not pins.exists()
+
+
+def test_on_status_and_off_as_people_type_them(router: Host, places: dict[str, str]) -> None:
+    left, right = (link.interface_of(router) for link in router.links)
+
+    def pliant(*arguments: str, status: int = 0) -> str:
+        done = router.run([*COMMAND[:3], *arguments], env=places, check=False)
+        assert done.returncode == status, done.stderr
+        return done.stdout + done.stderr
+
+    pliant("fastpath", "status", status=1)
+    assert "the fast path is not on" in pliant("fastpath", "off", status=2)
+    assert "attach the fast path" in pliant("fastpath", "on", "--mode", "native", "--dry-run")
+    pliant("fastpath", "status", status=1)
+    said = pliant("fastpath", "on", "--mode", "native", "--dev", left, "--reason", "trying")
+    assert "policy/fastpath created" in said
+    assert "no agent runs: this holds for the network as it is configured now" in said
+    assert "policy/fastpath configured" in pliant("fastpath", "on", "--dev", right)
+    assert "attach" not in pliant("fastpath", "on", "--dev", left, "--dry-run")
+    found = {one["interface"]: one for one in json.loads(pliant("fastpath", "status", "-o", "json"))}
+    assert {(one["state"], one["mode"]) for one in found.values()} == {("accelerated", "native")}
+    assert [
+        line.split()[:4] for line in pliant("fastpath", "status").splitlines() if line.startswith(left)
+    ] == [[left, "accelerated", "native", "route4"]]
+    assert "mode=native" in pliant("get")
+    assert "packets that come in by" in pliant("describe", "fastpath")
+    assert "policy/fastpath configured" in pliant("fastpath", "off", "--dev", right)
+    assert "does not name" in pliant("fastpath", "off", "--dev", right, status=2)
+    router.sysctl(f"net.ipv4.conf.{left}.forwarding", "0")
+    pliant("fastpath", "status", status=1)
+    assert "forwarding is 0" in pliant("fastpath", "status", status=1)
+    pliant("repair")
+    assert "waiting" in pliant("fastpath", "status", status=1)
+    router.sysctl(f"net.ipv4.conf.{left}.forwarding", "1")
+    pliant("repair")
+    pliant("off")
+    pliant("fastpath", "status", status=1)
+    pliant("on")
+    pliant("fastpath", "status")
+    assert "policy/fastpath deleted" in pliant("fastpath", "off")
+    assert "no agent" not in pliant("history")
+    pliant("audit", "verify")

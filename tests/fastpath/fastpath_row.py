@@ -61,7 +61,7 @@ class Fastpath:
 
     def plan(self, target: FastpathTarget) -> tuple[Step, ...]:
         found = self.found()
-        return (*accelerations(found, target, {}), *superseded(found, target, {}))
+        return (*accelerations(found, target), *superseded(found, target))
 
     def take(self, steps: Iterable[Step]) -> None:
         actuator = Fastpaths(self.ground).steps()

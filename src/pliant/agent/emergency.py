@@ -27,6 +27,7 @@ from pliant.features.layout import shipped_layout
 from pliant.kernel.errors import KernelError
 from pliant.kernel.links import Link
 from pliant.kernel.pins import PinDirectory
+from pliant.observe.fastpath import FastpathPins
 from pliant.observe.pin_tree import LAYOUT_NAME, PinTree
 from pliant.policy.desired import NOTHING
 from pliant.policy.switches import HOST, Switch
@@ -127,6 +128,9 @@ def take_everything_off(places: Places) -> list[str]:
                     problems.append(f"could not {step.sentence}: {_sentence(error)}")
     except (PliantError, OSError) as error:
         problems.append(_sentence(error))
+    for pin in FastpathPins(places.pins, "").links():
+        with contextlib.suppress(KernelError, OSError), Link.pinned(pin) as link:
+            link.detach()
     for directory in left(places):
         tree = PinTree(places.pins, directory.name)
         for pin in tree.link_pins():
@@ -140,9 +144,10 @@ def take_everything_off(places: Places) -> list[str]:
 
 
 def left(places: Places) -> list[Path]:
-    """The directories of pins that are still there, a layout each."""
+    """The directories of pins that are still there: one for each layout, and the fast path's."""
     with contextlib.suppress(OSError):
-        return sorted(path for path in places.pins.iterdir() if LAYOUT_NAME.fullmatch(path.name))
+        own = FastpathPins(places.pins, "").directory
+        return sorted(p for p in places.pins.iterdir() if LAYOUT_NAME.fullmatch(p.name) or p == own)
     return []
 
 

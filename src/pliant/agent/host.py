@@ -26,6 +26,7 @@ from pliant.agent.checks import (
     check_switched_on,
     check_values,
 )
+from pliant.agent.fastpath import FastpathGround, check_fastpaths
 from pliant.agent.lock import host_lock
 from pliant.agent.off_mark import clear_mark, with_mark
 from pliant.agent.origin import Origin
@@ -50,7 +51,8 @@ from pliant.plan.steps import Step
 from pliant.policy.compile import Compiled, compile_policies
 from pliant.policy.desired import SCOPE, DesiredState
 from pliant.policy.documents import policy_from_document
-from pliant.policy.model import Policy
+from pliant.policy.fastpath import FastpathPolicy, fastpath_policies
+from pliant.policy.model import Policy, of_connections
 from pliant.policy.numbering import Numbering
 from pliant.policy.switches import Switch, Switches, named
 from pliant.policy.sysctls import SysctlKey, SysctlPolicy
@@ -78,6 +80,7 @@ class Host:
         self.agent = agent
         self._journal: Journal | None = None
         self._encoder: Encoder | None = None
+        self.fastpath = FastpathGround(self.places.pins)
 
     def __enter__(self) -> Self:
         return self
@@ -130,11 +133,15 @@ class Host:
     def policies(self, generation: int | None = None) -> dict[str, Policy]:
         """The transport policies of a generation by name; of the one in force when none is given."""
         found = self._all_policies(self.journal.current() if generation is None else generation)
-        return {name: policy for name, policy in found.items() if not isinstance(policy, SysctlPolicy)}
+        return {policy.name: policy for policy in of_connections(found.values())}
 
     def sysctl_policies(self) -> dict[str, SysctlPolicy]:
         """The policies of sysctls in force, by name."""
         return {p.name: p for p in sysctl_policies(self._all_policies(self.journal.current()).values())}
+
+    def fastpath_policies(self) -> dict[str, FastpathPolicy]:
+        """The policies of the fast path in force, by name."""
+        return {p.name: p for p in fastpath_policies(self._all_policies(self.journal.current()).values())}
 
     def _all_policies(self, generation: int) -> dict[str, Policy]:
         return _parsed(self.journal.policies(generation))
@@ -211,15 +218,20 @@ class Host:
         given = {policy.name: policy for policy in policies}
         before = self.journal.policies(self.journal.current())
         known = self.cgroups()
-        transport = [policy for policy in given.values() if not isinstance(policy, SysctlPolicy)]
+        transport = of_connections(given.values())
         check_reach(transport)
         check_values(transport)
         if not allow_waiting:
-            check_services(given.values(), known)
+            check_services([p for p in given.values() if not isinstance(p, FastpathPolicy)], known)
         if of_sysctls := sysctl_policies(given.values()):
             check_sysctls(of_sysctls, self.surroundings(known))
         kept = {} if prune else _parsed({name: p for name, p in before.items() if name not in given})
-        return self._change("apply", reason, before, kept | given, known, strict=True)
+        change = self._change("apply", reason, before, kept | given, known, strict=True)
+        if of_fastpath := fastpath_policies(given.values()):
+            wishes = change.compiled.desired.fastpath
+            arrangements = self.fastpath.arrangements(wishes)
+            check_fastpaths(of_fastpath, wishes, arrangements, allow_waiting=allow_waiting)
+        return change
 
     def change_to_delete(self, names: Sequence[str], *, reason: str = "") -> Change:
         """The change that takes policies away."""
@@ -316,8 +328,10 @@ class Host:
             tuned=live_digest(desired, tables),
             controls=wanted_controls(desired),
             sysctls=desired.sysctls,
+            fastpath=self.fastpath.target(desired.fastpath),
         )
-        found = replace(found or self.observe(known), sysctls=self._found_sysctls(desired))
+        found = found or self.observe(known)
+        found = replace(found, sysctls=self._found_sysctls(desired), fastpath=self.fastpath.found())
         return plan(found, target, {number: path for path, number in known.items()})
 
     def _found_sysctls(self, desired: DesiredState) -> dict[SysctlKey, SysctlState]:

@@ -31,7 +31,7 @@ from pliant.plan.steps import Attach, Detach, RetuneOnUndo, Step, TuneOpen, Writ
 from pliant.plan.sysctls import SetSysctl
 from pliant.policy.compile import Compiled, Compiler
 from pliant.policy.documents import policy_from_document
-from pliant.policy.model import Policy
+from pliant.policy.model import Policy, of_connections
 from pliant.policy.numbering import Numbering
 from pliant.policy.services import lying_within, matching_cgroups
 from pliant.policy.switches import ALL_ON, Switches
@@ -227,7 +227,7 @@ class Reconciler:
                 self._parsed[policy.document] = parsed
         everything = [self._parsed[policy.document] for policy in stored.values()]
         of_sysctls = sysctl_policies(everything)
-        policies = [policy for policy in everything if not isinstance(policy, SysctlPolicy)]
+        policies = of_connections(everything)
         patterns = off.services.union(policy.spec.match.service for policy in policies)
         patterns |= {policy.service for policy in of_sysctls if policy.service}
         numbering = self.journal.numbering(generation)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from pliant.agent.fastpath import interface_statuses
 from pliant.agent.host import Host
 from pliant.agent.sysctls import sysctl_statuses
 from pliant.features import features
@@ -105,9 +106,13 @@ def policy_statuses(host: Host) -> list[PolicyStatus]:
 
 
 def all_policy_statuses(host: Host) -> list[PolicyStatus]:
-    """The same, and that of policies of sysctls: active when all is set but what somebody else has set since."""
-    both = [*policy_statuses(host), *_of_sysctls(host)]
-    return sorted(both, key=lambda status: status.policy.name)
+    """The same, and that of policies about the host.
+
+    One of sysctls is active when all is set but what somebody else has set since; one of the fast path when some
+    interface is accelerated by it, and none lacks what it should run. Its services are these interfaces.
+    """
+    every = [*policy_statuses(host), *_of_sysctls(host), *_of_fastpaths(host)]
+    return sorted(every, key=lambda status: status.policy.name)
 
 
 def _of_sysctls(host: Host) -> list[PolicyStatus]:
@@ -128,6 +133,24 @@ def _of_sysctls(host: Host) -> list[PolicyStatus]:
         done = all(status.state in ("set", "foreign") for status in mine)
         state = "off" if off else ("active" if done else "missing") if mine else "waiting"
         result.append(PolicyStatus(policy, numbers[name].number, state, services, Arms(), off))
+    return result
+
+
+def _of_fastpaths(host: Host) -> list[PolicyStatus]:
+    policies = host.fastpath_policies()
+    if not policies:
+        return []
+    numbers, switches = host.journal.numbering(host.journal.current()).numbers, host.switches()
+    wishes = host.compile().desired.fastpath
+    found = interface_statuses(host.fastpath, wishes, host.fastpath.arrangements(wishes))
+    result = []
+    for name, policy in policies.items():
+        mine = [one for one in found if one.arranged.wish and one.arranged.wish.policy == name]
+        accelerated = tuple(one.name for one in mine if one.state == "accelerated")
+        off = switches.of_policy(name)
+        state = "missing" if any(one.state == "pending" for one in mine) else "waiting"
+        state = "off" if off else "active" if accelerated and state != "missing" else state
+        result.append(PolicyStatus(policy, numbers[name].number, state, accelerated, Arms(), off))
     return result
 
 

@@ -18,6 +18,7 @@ from pliant.cli.context import complete_policy, open_host, output_option
 from pliant.errors import PliantError
 from pliant.features import features
 from pliant.observe.counters import read_outcomes
+from pliant.policy.fastpath import FastpathPolicy
 from pliant.policy.sysctls import SysctlPolicy
 
 
@@ -53,11 +54,14 @@ def _tell(host: Host, status: PolicyStatus, outcomes: dict[str, dict[str, int]])
             + f" (generation {since.number}, {since.verb} by {since.actor})",
             "Priority": str(spec["priority"]),
         }
-        | (_of_sysctls(status) if isinstance(status.policy, SysctlPolicy) else _of_connections(status, spec))
+        | _where(status, spec)
     )
     click.echo()
     if isinstance(status.policy, SysctlPolicy):
         _tell_sysctls(host, status.policy)
+        return
+    if isinstance(status.policy, FastpathPolicy):
+        click.echo("'pliant fastpath status' says what has come of it on each interface")
         return
     out.table(
         ("option", "value", "reach", "applied", "refused"),
@@ -74,6 +78,17 @@ def _tell(host: Host, status: PolicyStatus, outcomes: dict[str, dict[str, int]])
         nothing="it sets no option",
     )
     click.echo("\napplied and refused count the connections of all policies that set the option")
+
+
+def _where(status: PolicyStatus, spec: dict[str, Any]) -> dict[str, str]:
+    if isinstance(status.policy, FastpathPolicy):
+        return {
+            "Applies to": f"packets that come in by {_spelled(spec['interfaces'])}",
+            "Mode": spec["mode"],
+            "Modules": _spelled(spec.get("modules", "all that can be")),
+            "Accelerated": "\n".join(status.services) or "none",
+        }
+    return _of_sysctls(status) if isinstance(status.policy, SysctlPolicy) else _of_connections(status, spec)
 
 
 def _of_connections(status: PolicyStatus, spec: dict[str, Any]) -> dict[str, str]:

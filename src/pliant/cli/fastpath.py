@@ -10,6 +10,8 @@ import click
 
 from pliant.cli import output as out
 from pliant.cli.context import output_option
+from pliant.cli.fastpath_status import status
+from pliant.cli.fastpath_switch import complete_interface, off, on
 from pliant.errors import PliantError
 
 if TYPE_CHECKING:
@@ -22,12 +24,17 @@ def fastpath() -> None:
     """Do what the kernel is configured to do with packets, sooner, where that is the same."""
 
 
+for command in (on, off, status):
+    fastpath.add_command(command)
+
+
 @fastpath.command()
 @click.option(
     "--dev",
     "devices",
     multiple=True,
     metavar="NAME",
+    shell_complete=complete_interface,
     help="Only this interface. Can be given more than once.  [default: all]",
 )
 @click.option(
@@ -76,15 +83,14 @@ def _table(found: Topology) -> None:
 
 def _rows(port: Port) -> list[tuple[str, ...]]:
     names = ", ".join(module.name for module in port.modules) or "-"
-    sentences = _sentences(port.reasons) + _sentences(port.send_reasons)
+    against = sentences(port.reasons) + sentences(port.send_reasons)
     first = (port.name, port.kind or "-", names, "yes" if port.sends else "no")
     return [
-        (*(first if not number else ("",) * 4), sentence)
-        for number, sentence in enumerate(sentences or ["-"])
+        (*(first if not number else ("",) * 4), sentence) for number, sentence in enumerate(against or ["-"])
     ]
 
 
-def _sentences(reasons: Sequence[Reason]) -> list[str]:
+def sentences(reasons: Sequence[Reason]) -> list[str]:
     """Each fact once, with the modules it stands in the way of."""
     by_fact: dict[str, list[str]] = {}
     for reason in reasons:

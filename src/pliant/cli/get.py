@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import click
 
@@ -102,10 +103,19 @@ def _policy_row(status: PolicyStatus) -> tuple[str, ...]:
         str(status.policy.priority),
         match.get("service", "-"),
         match.get("role", "-"),
-        ",".join(f"{name}={value}" for name, value in spec.get("tune", spec.get("sysctls", {})).items()),
+        ",".join(f"{name}={value}" for name, value in _set_by(spec).items()),
         str(status.arms.treated),
         str(status.arms.held_out),
     )
+
+
+def _set_by(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a policy says, of whatever kind it is."""
+    if "interfaces" not in spec:
+        found: Mapping[str, Any] = spec.get("tune", spec.get("sysctls", {}))
+        return found
+    lists = {name: "+".join(spec[name]) for name in ("interfaces", "modules") if name in spec}
+    return {**lists, "mode": spec["mode"]}
 
 
 def _services(host: Host, names: Sequence[str], output: str) -> None:

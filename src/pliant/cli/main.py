@@ -119,7 +119,8 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
 def main() -> None:
     """Run the command; problems become a sentence on standard error and an exit status.
 
-    0: done; 1: ``diff`` found differences, ``doctor`` something degraded, ``audit verify`` a flaw; 2: an error,
+    0: done; 1: ``diff`` found differences, ``doctor`` something degraded, ``audit verify`` a flaw, ``status`` and
+    ``fastpath status`` that not all is well; 2: an error,
     nothing was changed or what was changed has been taken back; 130 and 143: interrupted, likewise.
     """
     signal.signal(signal.SIGTERM, _terminate)

@@ -48,10 +48,18 @@ def _layouts(path: Path) -> Mapping[str, object]:
 
 
 @cache
+def counted_reasons() -> Mapping[int, str]:
+    """What becomes of packets (``enum reason`` of fastpath/port.h), by number, in words; 0 is: accelerated."""
+    listed = Btf.from_elf(shipped_object("route_xdp")).enum("reason")
+    return {number: name.lower().replace("_", " ") for name, number in listed.items() if name != "REASONS"}
+
+
+@cache
 def _digest(name: str) -> bytes:
     return blake2b(shipped_object(name).read_bytes(), digest_size=6).digest()
 
 
 def build_of(name: str, constants: Mapping[str, int | bytes]) -> str:
-    """What tells one program from another: a digest of the object and of the constants it is loaded with."""
-    return blake2b(_digest(name) + repr(sorted(constants.items())).encode(), digest_size=6).hexdigest()
+    """What tells one program from another: a digest of the object, its constants and the tables that it shares."""
+    said = repr((tables_layout(), sorted(constants.items()))).encode()
+    return blake2b(_digest(name) + said, digest_size=6).hexdigest()

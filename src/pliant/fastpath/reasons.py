@@ -35,6 +35,14 @@ CODES: Mapping[str, str] = MappingProxyType(
         "tc-egress": "Programs or filters at the interface's tc egress hook would not see the packets.",
         "netdev-egress-chain": "A chain of nftables at the interface's egress would not see the packets.",
         "no-xdp-transmit": "The interface takes no packets from XDP; a veth does when its other end has GRO or XDP.",
+        "no-native-xdp": "The interface, or its driver, cannot run XDP programs itself.",
+        "no-such-mode": "There are no programs of this build for the way that is asked for.",
+        "large-mtu": "Frames may be larger than native XDP takes.",
+        "queues": "A veth has fewer receive queues than its other end sends by.",
+        "offload-lost": "Native XDP on a veth switches off segmentation offload at its other end, which costs bulk "
+        "traffic more than is won: it has to be asked for by name.",
+        "not-asked-for": "The policy does not ask for the module.",
+        "refused": "The kernel has refused the program.",
         "qdisc": "The interface shapes or orders what it sends, which redirected packets would not take part in.",
     }
 )
@@ -43,9 +51,10 @@ CODES: Mapping[str, str] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why an interface lacks a module (``module``), or ``send``: why nothing is redirected to it.
+    """Why an interface lacks a module (``module``).
 
-    ``sentence`` names the fact; ``look`` is a command that shows it.
+    Or ``send``: why nothing is redirected to it; or a mode: why it does not run so. ``sentence`` names the fact;
+    ``look`` is a command that shows it.
     """
 
     code: str

@@ -5,7 +5,7 @@
 
     <pins>/fastpath/<tables>/ports, port_numbers, flows4, ...  what all interfaces share, by a digest of its layout
                    /<ifindex>-<mode>/program_<build>           a program made for the interface: object and constants
-                                    /counts                    what became of its packets
+                                    /counts_<tables>           what became of its packets; of other tables: earlier
                                     /link                      attaches one of the programs
 
 A build names the object's file and the constants it was loaded with, so that an interface whose programs have the
@@ -14,10 +14,13 @@ same build has the same fast path.
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +30,11 @@ from pliant.kernel.maps import Map
 from pliant.kernel.programs import Program
 
 _U32 = struct.Struct("=I")
+GENERATION = "generation"
+"""The table by which user space makes the programs forget what they keep of flows, or leave all to the kernel."""
+PAUSED = 0xFFFFFFFF  # PAUSED_GENERATION in fastpath/way.h
+FORWARDED = 0
+"""The first of ``enum reason``: all others are packets left to the kernel."""
 _COUNT = struct.Struct("=QQ")  # struct count in fastpath/port.h
 
 
@@ -89,12 +97,20 @@ class FastpathPins:
         return self.port(port) / "link"
 
     def counts(self, port: Port) -> Path:
-        """What became of its packets."""
-        return self.port(port) / "counts"
+        """What becomes of its packets."""
+        return self.port(port) / f"counts_{self.layout}"
+
+    def all_counts(self, port: Port) -> list[Path]:
+        """What became of its packets, also under builds whose tables had another layout."""
+        return sorted(self.port(port).glob("counts_*"))
 
     def ports(self) -> list[Port]:
         """The interfaces that have a directory."""
         return sorted(Port.named(path.name) for path in self._directories() if "-" in path.name)
+
+    def links(self) -> list[Path]:
+        """What attaches programs to interfaces, also such as a build has named that is not known."""
+        return sorted(self.directory.glob("*/link"))
 
     def other_tables(self) -> list[Path]:
         """Tables of builds whose layout is another."""
@@ -117,18 +133,27 @@ class FastpathState:
 
     ``running`` has the build each interface runs, ``idle`` the builds that are pinned and do not run; ``exits`` are the
     interfaces that packets may leave by, with their numbers. ``lost`` are interfaces that are gone, or whose link runs
-    nothing of ours, and such as something was begun for and not finished.
+    nothing of ours, and such as something was begun for and not finished. ``paused`` says that all packets are left to
+    the kernel for now; ``other_tables`` are those of other builds. ``names`` are those of the interfaces there are.
     """
 
     running: Mapping[Port, str] = field(default_factory=dict)
     idle: Mapping[Port, tuple[str, ...]] = field(default_factory=dict)
     exits: Mapping[int, int] = field(default_factory=dict)
     lost: frozenset[Port] = frozenset()
+    paused: bool = False
+    other_tables: tuple[str, ...] = ()
+    names: Mapping[int, str] = field(default_factory=dict, compare=False)
+
+    @property
+    def ports(self) -> list[Port]:
+        """The interfaces that there is anything for."""
+        return sorted({*self.running, *self.idle, *self.lost})
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing of this kind is there."""
-        return not (self.running or self.idle or self.lost)
+        return not (self.running or self.idle or self.lost or self.other_tables)
 
 
 def read_fastpath(pins: FastpathPins) -> FastpathState:
@@ -142,7 +167,27 @@ def read_fastpath(pins: FastpathPins) -> FastpathState:
             lost.add(port)
         if others := tuple(other for other in pins.builds(port) if other != build):
             idle[port] = others
-    return FastpathState(running, idle, read_exits(pins), frozenset(lost))
+    others = tuple(path.name for path in pins.other_tables())
+    names = dict(socket.if_nameindex())
+    return FastpathState(running, idle, read_exits(pins), frozenset(lost), is_paused(pins), others, names)
+
+
+def own_programs(pins: FastpathPins) -> frozenset[int]:
+    """The ids of the programs that are pinned for interfaces: they stand in nobody's way."""
+    found = set()
+    for port in pins.ports():
+        for build in pins.builds(port):
+            with contextlib.suppress(KernelError), Program.pinned(pins.program(port, build)) as program:
+                found.add(program.id)
+    return frozenset(found)
+
+
+def is_paused(pins: FastpathPins) -> bool:
+    """Whether all packets are left to the kernel for now."""
+    if not pins.table(GENERATION).exists():
+        return False
+    with Map.pinned(pins.table(GENERATION)) as held:
+        return held.get(bytes(4)) == _U32.pack(PAUSED)
 
 
 def running_build(pins: FastpathPins, port: Port) -> str | None:
@@ -182,9 +227,17 @@ class Counted(NamedTuple):
 
 
 def read_counts(pins: FastpathPins, port: Port) -> list[Counted]:
-    """What became of an interface's packets, by ``enum reason`` of fastpath/port.h."""
-    with Map.pinned(pins.counts(port)) as counts:
-        return [Counted(*_summed(counts, value)) for _, value in sorted(counts.items())]
+    """What became of an interface's packets, by ``enum reason`` of fastpath/port.h; none where nothing counts.
+
+    Those that builds with other tables have counted are among them: reasons are only ever added at the end.
+    """
+    totals: list[Counted] = []
+    for pin in pins.all_counts(port):
+        with Map.pinned(pin) as counts:
+            found = [Counted(*_summed(counts, value)) for _, value in sorted(counts.items())]
+        longest = zip_longest(totals, found, fillvalue=Counted(0, 0))
+        totals = [Counted(a.packets + b.packets, a.bytes + b.bytes) for a, b in longest]
+    return totals
 
 
 def _summed(counts: Map, value: bytes) -> Iterator[int]:

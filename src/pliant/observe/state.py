@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pliant.observe.controls import ControlState
+from pliant.observe.fastpath import FastpathState
 from pliant.observe.pin_tree import Hook
 from pliant.observe.sysctls import SysctlState
 from pliant.observe.tables import Tables
@@ -23,7 +24,8 @@ class HostState:
     those whose cgroup is gone or whose link runs another program; ``tuned`` is what open connections were last brought
     in line with (0: nothing, or it was interrupted); ``controls`` are the congestion controls of ours;
     ``other_layouts`` are pin directories of other builds of Pliant, and ``elsewhere`` has the layout under which a
-    link of scope that can be taken over is pinned; ``sysctls`` are those that are ours or are to be.
+    link of scope that can be taken over is pinned; ``sysctls`` are those that are ours or are to be; ``fastpath`` is
+    what interfaces run of ours.
     """
 
     builds: Mapping[str, str] = field(default_factory=dict)
@@ -36,9 +38,10 @@ class HostState:
     other_layouts: tuple[str, ...] = ()
     elsewhere: Mapping[Hook, str] = field(default_factory=dict)
     sysctls: Mapping[SysctlKey, SysctlState] = field(default_factory=dict)
+    fastpath: FastpathState = field(default_factory=FastpathState)
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing of ours is on the host."""
         programs = self.builds or self.partial or self.attachments or self.stale
-        return self.controls.is_empty and not (programs or self.other_layouts)
+        return self.controls.is_empty and self.fastpath.is_empty and not (programs or self.other_layouts)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pliant.fastpath.target import Acceleration, FastpathTarget
 from pliant.observe.fastpath import FastpathState, Port
@@ -127,25 +127,93 @@ class SetExits(Step):
         return SetExits(_taking_back(self), self.before, self.exits)
 
 
-def accelerations(found: FastpathState, target: FastpathTarget, names: Mapping[int, str]) -> Iterator[Step]:
-    """The steps from what was found to the target; ``names`` are those of the interfaces there are."""
+@dataclass(frozen=True, slots=True)
+class PauseFastpath(Step):
+    """Leave all packets to the kernel, at once: what is kept of flows is void, and nothing new is kept."""
+
+    @property
+    def sentence(self) -> str:
+        """See :class:`Step`."""
+        return "leave all packets to the kernel for the moment"
+
+    def undo(self) -> Step:
+        """Go on."""
+        return ResumeFastpath(_taking_back(self))
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeFastpath(Step):
+    """Go on accelerating, with nothing known of any flow."""
+
+    @property
+    def sentence(self) -> str:
+        """See :class:`Step`."""
+        return "accelerate again"
+
+    def undo(self) -> Step:
+        """Pause again: what was done before is taken back as well."""
+        return PauseFastpath(_taking_back(self))
+
+
+@dataclass(frozen=True, slots=True)
+class RetireTables(Step):
+    """Remove the tables of another build, which no program uses any more. Comes last."""
+
+    layout: str
+
+    @property
+    def sentence(self) -> str:
+        """See :class:`Step`."""
+        return f"remove the fast path's tables of another build ({self.layout})"
+
+    def undo(self) -> None:
+        """None: nothing refers to them any more."""
+        return
+
+
+def accelerations(found: FastpathState, target: FastpathTarget) -> Iterator[Step]:
+    """The steps from what was found to the target.
+
+    What has become wrong is disabled first: no packet is forwarded by a program made for what was while its replacement
+    is loaded.
+    """
 
     def name(port: Port) -> str:
-        return names.get(port.ifindex, f"interface {port.ifindex} (gone)")
+        return found.names.get(port.ifindex, f"interface {port.ifindex} (gone)")
 
+    if not (found.running or found.idle):  # the tables go with what was lost
+        found = replace(found, exits={}, paused=False)
+    exits = _numbered(found.exits, target.exits)
+    pauses = _is_wrong(found, target, exits)
+    if pauses and not found.paused:
+        yield PauseFastpath("what the kernel does with packets has changed")
     for port in sorted(found.lost):
         yield DetachFastpath("there is nothing left for it to run on", port, name(port), build="")
     for port in sorted(found.running.keys() - target.accelerations.keys()):
         yield DetachFastpath("it is not to be accelerated any more", port, name(port), found.running[port])
-    exits = _numbered(found.exits, target.exits)
-    wanted = sorted(target.accelerations.items())
-    missing = [a for port, a in wanted if found.running.get(port) != a.build]
+    missing = [a for port, a in sorted(target.accelerations.items()) if found.running.get(port) != a.build]
     for acceleration in missing:
-        yield LoadFastpath("it is made for what the kernel does with its packets", acceleration)
+        if acceleration.build not in found.idle.get(acceleration.port, ()):
+            yield LoadFastpath("it is made for what the kernel does with its packets", acceleration)
     if exits != found.exits:
         yield SetExits("what is redirected has to have somewhere to go", exits, found.exits)
     for wanted_one in missing:
         yield _placed(wanted_one, found.running.get(wanted_one.port))
+    if (pauses or found.paused) and target.accelerations:
+        yield ResumeFastpath("everything is as it should be")
+
+
+def _is_wrong(found: FastpathState, target: FastpathTarget, exits: Mapping[int, int]) -> bool:
+    """Whether what runs now does something with packets that it should not, until the plan is done.
+
+    Programs of another build that shares no tables with this one are right until they are replaced.
+    """
+    if not found.exits or not target.accelerations:
+        return False
+    changed = any(
+        target.accelerations[p].build != b for p, b in found.running.items() if p in target.accelerations
+    )
+    return changed or any(exits.get(ifindex) != number for ifindex, number in found.exits.items())
 
 
 def _placed(acceleration: Acceleration, running: str | None) -> Step:
@@ -165,11 +233,13 @@ def _numbered(found: Mapping[int, int], wanted: frozenset[int]) -> dict[int, int
     return kept | dict(zip(sorted(wanted - kept.keys()), free, strict=False))
 
 
-def superseded(found: FastpathState, target: FastpathTarget, names: Mapping[int, str]) -> Iterator[Step]:
+def superseded(found: FastpathState, target: FastpathTarget) -> Iterator[Step]:
     """What comes last: programs that do not run any more, from now or from a change that was interrupted."""
     for port in sorted({*found.running, *found.idle}):
         held = {*found.idle.get(port, ()), *([found.running[port]] if port in found.running else ())}
         wanted = target.accelerations.get(port)
         for build in sorted(held - ({wanted.build} if wanted else set())):
-            interface = names.get(port.ifindex, f"interface {port.ifindex} (gone)")
+            interface = found.names.get(port.ifindex, f"interface {port.ifindex} (gone)")
             yield ForgetFastpath("nothing runs it any more", port, interface, build)
+    for layout in found.other_tables:
+        yield RetireTables("no program uses them any more", layout)

@@ -6,10 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from pliant.fastpath.target import FastpathTarget
 from pliant.observe.pin_tree import Hook
 from pliant.observe.state import HostState
 from pliant.observe.tables import Table, Tables
 from pliant.plan.controls import leftovers, registrations, removals
+from pliant.plan.fastpath import accelerations, superseded
 from pliant.plan.steps import (
     Attach,
     CarryCounters,
@@ -44,7 +46,7 @@ class Target:
 
     ``builds`` names the objects to be loaded and the file each comes from; ``tuned`` is what open connections should
     be in line with (0: no policy is for them); ``controls`` names the congestion controls of ours to be registered and
-    the build of each; ``sysctls`` says what those of network namespaces are to be.
+    the build of each; ``sysctls`` says what those of network namespaces are to be, ``fastpath`` what interfaces run.
     """
 
     builds: Mapping[str, str]
@@ -53,6 +55,7 @@ class Target:
     tuned: int = 0
     controls: Mapping[str, str] = field(default_factory=dict)
     sysctls: Mapping[SysctlKey, Wanted] = field(default_factory=dict)
+    fastpath: FastpathTarget = field(default_factory=FastpathTarget)
 
 
 def plan(found: HostState, target: Target, cgroups: Mapping[int, str] | None = None) -> tuple[Step, ...]:
@@ -71,6 +74,7 @@ def plan(found: HostState, target: Target, cgroups: Mapping[int, str] | None = N
         *_cleared(found),
         *registrations(found.controls, target.controls),
         *sysctl_changes(found.sysctls, target.sysctls),
+        *accelerations(found.fastpath, target.fastpath),
         *_loads(found, target),
         *_writes(found, target, VALUES),
         *_detaches(found.stale - lost, names, "its link runs another program"),
@@ -86,6 +90,7 @@ def plan(found: HostState, target: Target, cgroups: Mapping[int, str] | None = N
         *removals(found.controls, target.controls),
         *(ForgetProgram("its replacement is in place", *replaced) for replaced in _replaced(found, target)),
         *leftovers(found.controls, target.controls),
+        *superseded(found.fastpath, target.fastpath),
         *_retirements(found, target),
     )
 

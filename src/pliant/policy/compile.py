@@ -21,7 +21,8 @@ from pliant.policy.desired import (
     RuleKey,
     Service,
 )
-from pliant.policy.model import Policy
+from pliant.policy.fastpath import wishes
+from pliant.policy.model import HostPolicy, Policy
 from pliant.policy.numbering import Numbering
 from pliant.policy.services import (
     NO_CLASS,
@@ -32,7 +33,6 @@ from pliant.policy.services import (
     matching_cgroups,
 )
 from pliant.policy.switches import ALL_ON, Switches
-from pliant.policy.sysctls import SysctlPolicy
 
 SPARE_CLASSES = 64  # kept, of services that were here before
 MAX_RULE_POLICIES = 8  # MAX_RULE_POLICIES in scope.h
@@ -84,7 +84,8 @@ def compile_policies(
     policies accepted earlier: a service that has appeared since may have made two of them meet. It reports the
     conflicts, in which the policy with the lower number wins, and leaves out of a rule what is beyond eight.
 
-    Policies of sysctls are numbered, and are no part of the result: which namespaces there are is not known here.
+    Policies of sysctls are numbered, and are no part of the result: which namespaces there are is not known here. What
+    policies of the fast path ask for is, for whatever interfaces there are.
 
     What is ``off`` is left out, and numbered all the same; a strict compilation checks it with the rest, so that it
     can be switched on.
@@ -128,8 +129,9 @@ class Compiler:
         self._intents = [
             _intent(policy, self.numbering.numbers[policy.name].number)
             for policy in policies
-            if not off.of_policy(policy.name) and not isinstance(policy, SysctlPolicy)
+            if not off.of_policy(policy.name) and not isinstance(policy, HostPolicy)
         ]
+        self._wishes = wishes(policies, self.numbering, off)
         self._by_pattern: dict[str, list[_Intent]] = defaultdict(list)
         for intent in self._intents:
             self._by_pattern[intent.pattern].append(intent)
@@ -174,6 +176,7 @@ class Compiler:
             attachments=frozenset(_attachments(cgroups, classes, options, self._hooked)),
             options=self._options,
             names=self._names,
+            fastpath=self._wishes,
         )
         unmatched = tuple(i.version.name for i in self._intents if i.pattern not in seen)
         return Compiled(desired, self.numbering, unmatched, conflicts)

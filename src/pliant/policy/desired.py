@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, NamedTuple
 
+from pliant.policy.fastpath import Wishes
 from pliant.policy.sysctls import SysctlKey, Wanted
 
 ANY_PORT = 0
@@ -83,7 +84,7 @@ class DesiredState:
 
     ``options`` are those that any policy sets, also one that waits for its service: their programs are loaded, so that
     a service that appears only has to be attached to. ``names`` are the values of theirs that are words. ``sysctls``
-    are those of network namespaces that policies set.
+    are those of network namespaces that policies set; ``fastpath`` is what is to be accelerated.
     """
 
     versions: Mapping[int, PolicyVersion] = field(default_factory=dict)
@@ -93,6 +94,7 @@ class DesiredState:
     options: frozenset[str] = frozenset()
     names: frozenset[tuple[str, str]] = frozenset()
     sysctls: Mapping[SysctlKey, Wanted] = field(default_factory=dict)
+    fastpath: Wishes = field(default_factory=Wishes)
 
     @property
     def programs(self) -> frozenset[str]:

@@ -25,10 +25,13 @@ from pydantic import ValidationError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from pliant.policy import problems as told
+from pliant.policy.fastpath import KIND as FASTPATH
+from pliant.policy.fastpath import FastpathPolicy
 from pliant.policy.model import Policy, policy_model
 from pliant.policy.options import Catalogue
 from pliant.policy.problems import PolicyErrors, Problem
-from pliant.policy.sysctls import KIND, SysctlPolicy
+from pliant.policy.sysctls import KIND as SYSCTLS
+from pliant.policy.sysctls import SysctlPolicy
 from pliant.policy.units import quote
 
 LARGEST_FILE_BYTES = 64 * 2**20
@@ -212,7 +215,7 @@ class _Reading:
             self.report(file, _line(root, ("items",)), ("items",), message, "write items: and the policies")
 
     def check(self, document: Any, file: str, root: Node | None, prefix: told.Path) -> None:
-        model = SysctlPolicy if _is_of_sysctls(document) else self.model
+        model = _OF_THE_HOST.get(_kind(document), self.model)
         try:
             policy = model.model_validate(document)
         except ValidationError as error:
@@ -231,10 +234,13 @@ class _Reading:
         self.policies.append(policy)
 
 
-def _is_of_sysctls(document: Any) -> bool:
-    """Whether a document is a policy of sysctls, or is meant for one."""
+_OF_THE_HOST: dict[str | None, type[Policy]] = {SYSCTLS: SysctlPolicy, FASTPATH: FastpathPolicy}
+
+
+def _kind(document: Any) -> str | None:
+    """The kind of policy that a document is, or is meant for."""
     kind = document.get("kind") if isinstance(document, dict) else None
-    return isinstance(kind, str) and told.did_you_mean(kind, ("TransportPolicy", KIND)) == KIND
+    return told.did_you_mean(kind, ("TransportPolicy", SYSCTLS, FASTPATH)) if isinstance(kind, str) else None
 
 
 @contextmanager

@@ -7,13 +7,17 @@ does not compare prefixes, count port pairs or know the bounds of quantities wit
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from pliant.policy.model import policy_model
+from pliant.policy.fastpath import KIND as FASTPATH
+from pliant.policy.fastpath import FastpathPolicy
+from pliant.policy.model import Policy, policy_model
 from pliant.policy.options import Catalogue
-from pliant.policy.sysctls import KIND, SysctlPolicy, SysctlSpec
+from pliant.policy.sysctls import KIND as SYSCTLS
+from pliant.policy.sysctls import SysctlPolicy, SysctlSpec
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -21,7 +25,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 def policy_json_schema(catalogue: Catalogue) -> dict[str, Any]:
     """Return the schema (Draft 2020-12) of one document: a policy, or a ``kind: List`` of policies.
 
-    The parts are under ``$defs``: Policy, Metadata, Spec, Match, Tune, Guard and List.
+    The parts are under ``$defs``: Policy, Metadata, Spec, Match, Tune, Guard, SysctlPolicy, FastPath and List.
     """
     policy = policy_model(catalogue).model_json_schema(mode="validation")
     parts: dict[str, Any] = policy.pop("$defs")
@@ -37,36 +41,44 @@ def policy_json_schema(catalogue: Catalogue) -> dict[str, Any]:
         parts["Match"]["properties"][name]["minItems"] = 1
     parts["Spec"]["properties"]["holdout"]["default"] = "0%"
     parts["Guard"]["minProperties"] = 1
-    parts |= _sysctl_parts()
-    parts["List"] = _list_schema()
-    return {
-        "$schema": DIALECT,
-        "title": "Pliant policy",
-        "description": "A TCP transport policy, a policy of sysctls, or a List of them.",
-        "type": "object",
-        "if": {"properties": {"kind": {"const": "List"}}, "required": ["kind"]},
-        "then": {"$ref": "#/$defs/List"},
-        "else": {
-            "if": {"properties": {"kind": {"const": KIND}}, "required": ["kind"]},
-            "then": {"$ref": "#/$defs/SysctlPolicy"},
-            "else": {"$ref": "#/$defs/Policy"},
-        },
-        "$defs": parts,
-    }
-
-
-def _sysctl_parts() -> dict[str, Any]:
-    """The parts of a policy of sysctls that others have not."""
-    policy = SysctlPolicy.model_json_schema(mode="validation")
-    parts = {name: part for name, part in policy.pop("$defs").items() if name != "Metadata"}
-    parts["SysctlPolicy"] = policy
-    for part in parts.values():
-        _tidy(part)
-    policy["description"] = "One policy of sysctls."
+    parts |= _host_parts("SysctlPolicy", SysctlPolicy, "One policy of sysctls.")
     parts["SysctlSpec"]["properties"]["match"] = {
         "$ref": "#/$defs/SysctlMatch",
         "description": SysctlSpec.model_fields["match"].description,
     }
+    parts |= _host_parts("FastPath", FastpathPolicy, "One policy of the fast path.")
+    parts["FastpathSpec"]["properties"]["interfaces"]["minItems"] = 1
+    parts["List"] = _list_schema()
+    return {
+        "$schema": DIALECT,
+        "title": "Pliant policy",
+        "description": "A TCP transport policy, a policy of sysctls or of the fast path, or a List of them.",
+        "type": "object",
+        **_by_kind({"List": "List", SYSCTLS: "SysctlPolicy", FASTPATH: "FastPath"}, "Policy"),
+        "$defs": parts,
+    }
+
+
+def _by_kind(parts: Mapping[str, str], other: str) -> dict[str, Any]:
+    """The part that a document of each kind has to be like, and that for documents of any other kind."""
+    chosen: dict[str, Any] = {"$ref": f"#/$defs/{other}"}
+    for kind, part in reversed(list(parts.items())):
+        chosen = {
+            "if": {"properties": {"kind": {"const": kind}}, "required": ["kind"]},
+            "then": {"$ref": f"#/$defs/{part}"},
+            "else": chosen,
+        }
+    return chosen
+
+
+def _host_parts(name: str, model: type[Policy], description: str) -> dict[str, Any]:
+    """The parts of a policy about the host that others have not."""
+    policy = model.model_json_schema(mode="validation")
+    parts = {part: schema for part, schema in policy.pop("$defs").items() if part != "Metadata"}
+    parts[name] = policy
+    for part in parts.values():
+        _tidy(part)
+    policy["description"] = description
     return parts
 
 
@@ -80,7 +92,9 @@ def _list_schema() -> dict[str, Any]:
             "metadata": {"type": "object", "description": "Ignored; other tools write it."},
             "items": {
                 "type": "array",
-                "items": {"anyOf": [{"$ref": "#/$defs/Policy"}, {"$ref": "#/$defs/SysctlPolicy"}]},
+                "items": {
+                    "anyOf": [{"$ref": f"#/$defs/{part}"} for part in ("Policy", "SysctlPolicy", "FastPath")]
+                },
                 "description": "The policies.",
             },
         },

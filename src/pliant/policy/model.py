@@ -396,6 +396,42 @@ class Policy(Written):
         return document
 
 
+class HostPolicy(Policy):
+    """A policy of another kind, about the host itself. It matches no connections, and tunes none."""
+
+    def __hash__(self) -> int:
+        return hash(self.metadata.name)
+
+    @property
+    def holdout_ppm(self) -> int:
+        """None of any connections is held out."""
+        return 0
+
+    @property
+    def guard(self) -> None:
+        """None: nothing is compared."""
+        return
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it is for open connections: for none."""
+        return False
+
+    @property
+    def tune_values(self) -> dict[str, Any]:
+        """The options set on connections: none."""
+        return {}
+
+    def to_document(self) -> dict[str, Any]:
+        """Return the policy as people write it; see :class:`Policy`."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+def of_connections(policies: Iterable[Policy]) -> list[Policy]:
+    """Those of some policies that are for connections."""
+    return [policy for policy in policies if not isinstance(policy, HostPolicy)]
+
+
 _models: list[tuple[dict[str, Any], type[Policy]]] = []
 _MOST_MODELS = 16
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema, model_validator
 
 from pliant.errors import PliantError
-from pliant.policy.model import Metadata, Policy, Written, check_service
+from pliant.policy.model import HostPolicy, Metadata, Written, check_service
 from pliant.policy.problems import rejection
 from pliant.policy.sysctl_keys import SYSCTLS, parse_sysctls
 
@@ -71,44 +71,17 @@ class SysctlSpec(Written):
         return self
 
 
-class SysctlPolicy(Policy):
+class SysctlPolicy(HostPolicy):
     """A policy of sysctls in network namespaces. It matches no connections, and tunes none."""
 
     kind: Literal["SysctlPolicy"] = Field(description="What the document is.", examples=[KIND])  # type: ignore[assignment]
     metadata: Metadata = Field(description="Who the policy belongs to and why it exists.")
     spec: SysctlSpec = Field(description="What the policy sets, and where.")  # type: ignore[assignment]
 
-    def __hash__(self) -> int:
-        return hash(self.metadata.name)
-
-    @property
-    def holdout_ppm(self) -> int:
-        """None of any connections is held out."""
-        return 0
-
-    @property
-    def guard(self) -> None:
-        """None: nothing is compared."""
-        return
-
-    @property
-    def is_live(self) -> bool:
-        """Whether it is for open connections: for none."""
-        return False
-
-    @property
-    def tune_values(self) -> dict[str, Any]:
-        """The options set on connections: none."""
-        return {}
-
     @property
     def service(self) -> str | None:
         """Whose network namespaces it is for; None for the host's."""
         return self.spec.match.service if self.spec.match else None
-
-    def to_document(self) -> dict[str, Any]:
-        """Return the policy as people write it; see :class:`Policy`."""
-        return self.model_dump(mode="json", exclude_none=True)
 
 
 class SysctlKey(NamedTuple):

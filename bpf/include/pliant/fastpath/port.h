@@ -35,6 +35,7 @@ enum reason {
 	REVERSE_PATH,  /* the way back to the source is not this way, or the source is this host */
 	NO_PORT,       /* out by an interface that takes no redirected packets */
 	CONFIRMING,    /* once a second the kernel sees a packet to each neighbour, and keeps its address fresh */
+	PAUSED,	       /* while programs are replaced that have become wrong */
 	REASONS,
 };
 
@@ -46,7 +47,7 @@ struct count {
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, REASONS);
-	__type(key, __u32);
+	__type(key, enum reason); /* so that user space finds the names in the object's types */
 	__type(value, struct count);
 } counts SEC(".maps");
 

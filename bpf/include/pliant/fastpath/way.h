@@ -19,7 +19,9 @@
 const volatile __u32 max_age = 25;	  /* jiffies */
 const volatile __u32 confirm_every = 250; /* jiffies */
 
-/* What user space increases. */
+/* What user space increases, or sets to say that nothing is to be accelerated for now. */
+#define PAUSED_GENERATION 0xffffffffu
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
@@ -122,6 +124,8 @@ static __always_inline enum reason keep(struct way *way, const struct bpf_fib_lo
  */
 static __always_inline enum reason begin(struct way *way, __u16 route_mtu, __u32 routes, __u32 ours, __u32 now)
 {
+	if (ours == PAUSED_GENERATION)
+		return PAUSED;
 	if (way->mtu > route_mtu)
 		way->mtu = route_mtu;
 	way->routes = routes;

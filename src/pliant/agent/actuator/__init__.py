@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pliant.agent.actuator.attachments import Attachments
 from pliant.agent.actuator.controls import Controls
+from pliant.agent.actuator.fastpath import Fastpaths
 from pliant.agent.actuator.ground import Ground, Taken
 from pliant.agent.actuator.layouts import Layouts
 from pliant.agent.actuator.objects import Objects
@@ -35,6 +36,7 @@ class KernelActuator:
             Controls(ground),
             Layouts(ground),
             Sysctls(ground),
+            Fastpaths(ground),
         )
         self._taken: dict[type[Step], Taken] = {
             kind: how for part in parts for kind, how in part.steps().items()

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import struct
+import time
+from functools import cached_property
 
 from pliant.agent.actuator.ground import Ground, Steps, Taken
 from pliant.fastpath.objects import shared_tables, shipped_object, tables_layout
@@ -15,12 +17,24 @@ from pliant.kernel.maps import Map
 from pliant.kernel.objects import load
 from pliant.kernel.pins import PinDirectory
 from pliant.kernel.programs import Program
-from pliant.observe.fastpath import FastpathPins, Mode, Port, read_exits, running_build
+from pliant.observe.fastpath import (
+    GENERATION,
+    PAUSED,
+    FastpathPins,
+    Mode,
+    Port,
+    is_paused,
+    read_exits,
+    running_build,
+)
 from pliant.plan.fastpath import (
     AttachFastpath,
     DetachFastpath,
     ForgetFastpath,
     LoadFastpath,
+    PauseFastpath,
+    ResumeFastpath,
+    RetireTables,
     SetExits,
     SwitchFastpath,
 )
@@ -34,7 +48,10 @@ class Fastpaths:
 
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
-        self._pins = FastpathPins(ground.pins.root, tables_layout())
+
+    @cached_property
+    def _pins(self) -> FastpathPins:
+        return FastpathPins(self._ground.pins.root, tables_layout())
 
     def steps(self) -> Steps:
         """The steps it takes."""
@@ -45,6 +62,9 @@ class Fastpaths:
             DetachFastpath: Taken(self._detach, self._is_detached),
             ForgetFastpath: Taken(self._forget, self._is_forgotten),
             SetExits: Taken(self._set_exits, self._are_exits),
+            PauseFastpath: Taken(self._pause, self._is_paused),
+            ResumeFastpath: Taken(self._resume, self._is_resumed),
+            RetireTables: Taken(self._retire, self._is_retired),
         }
 
     def _load_step(self, step: LoadFastpath) -> None:
@@ -124,11 +144,24 @@ class Fastpaths:
 
     def _clean(self, port: Port) -> None:
         """Leave nothing of an interface without programs, and no tables without interfaces."""
-        if not self._pins.builds(port) and not self._pins.link(port).exists():
+        builds = self._pins.builds(port)
+        if not builds and not self._pins.link(port).exists():
             PinDirectory(self._pins.port(port)).remove_tree()
+        elif not any(self._counts_here(port, build) for build in builds):
+            self._pins.counts(port).unlink(missing_ok=True)
         if not self._pins.ports():
             PinDirectory(self._pins.directory).remove_tree()
+        elif not any(self._pins.counts(other).exists() for other in self._pins.ports()):
+            PinDirectory(self._pins.tables).remove_tree()
         self._ground.remove_if_empty()
+
+    def _counts_here(self, port: Port, build: str) -> bool:
+        """Whether a program uses tables of this build's layout; those of another have theirs beside them."""
+        pin = self._pins.counts(port)
+        if not pin.exists():
+            return False
+        with Map.pinned(pin) as counts, self._program(port, build) as program:
+            return counts.id in program.map_ids
 
     def _program(self, port: Port, build: str) -> Program:
         return Program.pinned(self._pins.program(port, build))
@@ -153,3 +186,39 @@ class Fastpaths:
     def _are_exits(self, step: SetExits) -> None:
         if read_exits(self._pins) != step.exits:
             raise KernelError("the interfaces that packets may leave by are not as they were set")
+
+    def _pause(self, step: PauseFastpath) -> None:
+        del step
+        set_generation(self._pins, PAUSED)
+
+    def _is_paused(self, step: PauseFastpath) -> None:
+        del step
+        if not is_paused(self._pins):
+            raise KernelError("the fast path has not paused")
+
+    def _resume(self, step: ResumeFastpath) -> None:
+        del step
+        set_generation(self._pins, fresh_generation())
+
+    def _is_resumed(self, step: ResumeFastpath) -> None:
+        del step
+        if is_paused(self._pins):
+            raise KernelError("the fast path is still paused")
+
+    def _retire(self, step: RetireTables) -> None:
+        PinDirectory(self._pins.directory / step.layout).remove_tree()
+
+    def _is_retired(self, step: RetireTables) -> None:
+        if (self._pins.directory / step.layout).exists():
+            raise KernelError("the tables of another build are still there")
+
+
+def fresh_generation() -> int:
+    """A number that no way that is still believed was found under: it comes again after an hour."""
+    return (time.monotonic_ns() // 1000) % PAUSED
+
+
+def set_generation(pins: FastpathPins, number: int) -> None:
+    """Make programs forget what they keep of flows, or, with :data:`PAUSED`, leave all packets to the kernel."""
+    with Map.pinned(pins.table(GENERATION)) as held:
+        held.put(bytes(_U32.size), _U32.pack(number))

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fast path of a host: what policies ask for, what its network allows, and what has come of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pliant.errors import PliantError
+from pliant.observe.fastpath import (
+    FORWARDED,
+    Counted,
+    FastpathPins,
+    FastpathState,
+    Mode,
+    Port,
+    own_programs,
+    read_counts,
+    read_fastpath,
+)
+from pliant.policy.fastpath import FastpathPolicy, Wishes, is_glob
+
+if TYPE_CHECKING:
+    from pliant.fastpath.arrangement import Arrangement
+    from pliant.fastpath.target import FastpathTarget
+    from pliant.fastpath.topology import Topology
+    from pliant.observe.network import Facts
+
+
+@dataclass
+class FastpathGround:
+    """The network namespace of this process, as far as its fast path is concerned.
+
+    ``facts`` reads what is configured there. ``refusals`` has what the kernel said when a program was to be attached,
+    by the interface's name and the mode. Nothing is read or imported before it is needed: most hosts have no fast path.
+    """
+
+    pins_root: Path
+    facts: Callable[[], Facts] | None = None
+    refusals: dict[tuple[str, Mode], str] = field(default_factory=dict)
+
+    @property
+    def pins(self) -> FastpathPins:
+        """Where the fast path of this build is pinned."""
+        from pliant.fastpath.objects import tables_layout
+
+        return FastpathPins(self.pins_root, tables_layout())
+
+    def found(self) -> FastpathState:
+        """What of it is in the kernel."""
+        if not (self.pins_root / "fastpath").exists():
+            return FastpathState()
+        return read_fastpath(self.pins)
+
+    def topology(self) -> Topology:
+        """What can be accelerated."""
+        from pliant.fastpath.topology import topology
+
+        return topology(self._facts(), own=own_programs(self.pins))
+
+    def arrangements(self, wishes: Wishes) -> tuple[Arrangement, ...]:
+        """What each interface is to run."""
+        return self._arranged(wishes)[1]
+
+    def target(self, wishes: Wishes) -> FastpathTarget:
+        """The programs that do what is asked for, as far as it can be done."""
+        from pliant.fastpath.arrangement import target_of
+        from pliant.fastpath.target import FastpathTarget
+
+        return target_of(*self._arranged(wishes)) if wishes else FastpathTarget()
+
+    def _arranged(self, wishes: Wishes) -> tuple[Topology, tuple[Arrangement, ...]]:
+        from pliant.fastpath.arrangement import arrange
+
+        topology = self.topology()
+        return topology, arrange(topology, wishes, self.refusals)
+
+    def _facts(self) -> Facts:
+        from pliant.observe.network_reader import read_facts
+
+        return self.facts() if self.facts else read_facts()
+
+
+def check_fastpaths(
+    given: Iterable[FastpathPolicy],
+    wishes: Wishes,
+    arrangements: Sequence[Arrangement],
+    *,
+    allow_waiting: bool,
+) -> None:
+    """Raise when this host cannot do what policies ask for by name, or when two of them ask for different things.
+
+    An interface that only a glob stands for may be left out: ``pliant fastpath status`` says so. ``wishes`` are those
+    of all policies, ``arrangements`` what comes of them.
+    """
+    there = {arranged.way.name: arranged for arranged in arrangements}
+    if draws := list(wishes.draws(there)):
+        raise PliantError("\n".join(draws), remedy="give one of them a higher spec.priority")
+    missing, unable = [], []
+    for policy in given:
+        for name in policy.spec.interfaces:
+            if is_glob(name):
+                continue
+            if name not in there:
+                missing.append(f"policy '{policy.name}': there is no interface {name}")
+            elif sentence := _unable(policy, there[name]):
+                unable.append(sentence)
+    if missing and not allow_waiting:
+        names = ", ".join(sorted(there)) or "none but loopback"
+        raise PliantError(
+            "\n".join(missing),
+            remedy=f"there are: {names}; --allow-waiting keeps the policy until the interface appears",
+        )
+    if unable:
+        raise PliantError("\n".join(unable), remedy="leave spec.mode out, or name another one")
+
+
+def _unable(policy: FastpathPolicy, arranged: Arrangement) -> str:
+    """Why an interface cannot run a fast path in the way that is asked for by name."""
+    if arranged.wish is None or arranged.wish.policy != policy.name or policy.spec.mode == "auto":
+        return ""
+    against = [reason.sentence for reason in arranged.reasons if reason.module == policy.spec.mode]
+    if arranged.mode is not None or not against:
+        return ""
+    return f"policy '{policy.name}': spec.mode: {'; '.join(against)}"
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceStatus:
+    """What has come of the fast path on one interface.
+
+    ``state`` is ``accelerated``, ``pending`` (it does not run what it should: the next change of the host mends that),
+    ``waiting`` (asked for, and not possible) or ``off`` (not asked for). ``accelerated`` are packets and bytes,
+    ``passed`` packets that were left to the kernel, by the reason.
+    """
+
+    arranged: Arrangement
+    state: str
+    accelerated: tuple[int, int] = (0, 0)
+    passed: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The interface's name."""
+        return self.arranged.way.name
+
+
+def interface_statuses(
+    ground: FastpathGround, wishes: Wishes, arrangements: Sequence[Arrangement]
+) -> list[InterfaceStatus]:
+    """What has come of the fast path on every interface but loopback."""
+    from pliant.fastpath.arrangement import target_of
+
+    target = target_of(ground.topology(), arrangements) if wishes else None
+    wanted = {
+        port: acceleration.build for port, acceleration in (target.accelerations if target else {}).items()
+    }
+    found = ground.found()
+    return [_status(ground, arranged, wanted, found) for arranged in arrangements]
+
+
+def _status(
+    ground: FastpathGround, arranged: Arrangement, wanted: Mapping[Port, str], found: FastpathState
+) -> InterfaceStatus:
+    index = arranged.way.index
+    build = next((b for port, b in wanted.items() if port.ifindex == index), None)
+    running = {port: b for port, b in found.running.items() if port.ifindex == index}
+    if list(running.values()) != ([build] if build else []) or (build and found.paused):
+        state = "pending"
+    elif build:
+        state = "accelerated"
+    else:
+        state = "waiting" if arranged.wish else "off"
+    totals = [read_counts(ground.pins, port) for port in found.ports if port.ifindex == index]
+    return InterfaceStatus(arranged, state, *_counted(totals))
+
+
+def _counted(totals: Iterable[Sequence[Counted]]) -> tuple[tuple[int, int], dict[str, int]]:
+    """What was accelerated, and what was left to the kernel and why, over all programs of an interface."""
+    from pliant.fastpath.objects import counted_reasons
+
+    packets: Counter[int] = Counter()
+    accelerated_bytes = 0
+    for counted in totals:
+        packets.update({number: one.packets for number, one in enumerate(counted) if one.packets})
+        accelerated_bytes += counted[FORWARDED].bytes if counted else 0
+    names = counted_reasons()
+    passed = {names.get(n, str(n)): count for n, count in packets.most_common() if n != FORWARDED}
+    return (packets[FORWARDED], accelerated_bytes), passed

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``pliant fastpath status``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pliant.cli import output as out
+from pliant.cli.context import open_host, output_option
+
+if TYPE_CHECKING:
+    from pliant.agent.fastpath import InterfaceStatus
+
+NOT_ALL = 1
+
+
+@click.command()
+@output_option("table", "json", "yaml")
+@click.pass_context
+def status(ctx: click.Context, output: str) -> int:
+    """Say which interfaces have a fast path, what it has done, and why others have none.
+
+    Exits with 0 when every interface that is asked for by name runs what it should, and at least one of those asked for
+    does; 1 when not, or when the fast path is not on.
+    """
+    from pliant.agent.fastpath import interface_statuses
+
+    with open_host(ctx) as host:
+        wishes = host.compile().desired.fastpath
+        arrangements = host.fastpath.arrangements(wishes)
+        found = interface_statuses(host.fastpath, wishes, arrangements)
+    if output == "table":
+        _tell(found)
+    else:
+        out.data([document(one) for one in found], output)
+    return 0 if _is_well(found) else NOT_ALL
+
+
+def _is_well(found: Sequence[InterfaceStatus]) -> bool:
+    named = [one for one in found if one.arranged.wish and one.arranged.wish.names(one.name)]
+    return (
+        any(one.state == "accelerated" for one in found)
+        and all(one.state == "accelerated" for one in named)
+        and not any(one.state == "pending" for one in found)
+    )
+
+
+def document(status: InterfaceStatus) -> dict[str, Any]:
+    """What has come of the fast path on an interface, as plain data."""
+    arranged = status.arranged
+    packets, octets = status.accelerated
+    return {
+        "interface": status.name,
+        "index": arranged.way.index,
+        "kind": arranged.way.kind,
+        "state": status.state,
+        "policy": arranged.wish.policy if arranged.wish else None,
+        "asked": arranged.wish.mode if arranged.wish else None,
+        "mode": arranged.mode,
+        "modules": [module.name for module in arranged.modules],
+        "accelerated": {"packets": packets, "bytes": octets},
+        "toKernel": dict(status.passed),
+        "reasons": [
+            {"code": r.code, "module": r.module, "sentence": r.sentence, "look": r.look}
+            for r in arranged.reasons
+        ],
+    }
+
+
+def _tell(found: Sequence[InterfaceStatus]) -> None:
+    out.table(
+        ("interface", "state", "mode", "modules", "accelerated", "to the kernel", "not accelerated, since"),
+        [row for one in found for row in _rows(one)],
+        nothing="there is no interface but loopback",
+    )
+
+
+def _rows(one: InterfaceStatus) -> list[tuple[str, ...]]:
+    from pliant.cli.fastpath import sentences
+
+    arranged = one.arranged
+    first = (
+        one.name,
+        one.state,
+        str(arranged.mode or "-"),
+        ", ".join(module.name for module in arranged.modules) or "-",
+        f"{one.accelerated[0]:,}",
+    )
+    passed = [f"{count:,} {reason}" for reason, count in one.passed.items()] or ["0"]
+    reasons = (sentences(arranged.reasons) if arranged.wish else []) or ["-"]
+    return [
+        (
+            *(first if not number else ("",) * len(first)),
+            passed[number] if number < len(passed) else "",
+            reasons[number] if number < len(reasons) else "",
+        )
+        for number in range(max(len(passed), len(reasons)))
+    ]

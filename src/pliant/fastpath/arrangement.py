@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what can be accelerated and what is asked for to what each interface is to run: a pure function."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from pliant.fastpath.compatibility import choose
+from pliant.fastpath.modules import Module
+from pliant.fastpath.reasons import Reason
+from pliant.fastpath.synthesis import synthesize
+from pliant.fastpath.target import FastpathTarget
+from pliant.fastpath.topology import Port as Way
+from pliant.fastpath.topology import Topology
+from pliant.observe.fastpath import Mode
+from pliant.policy.fastpath import Wish, Wishes
+
+Refusals = Mapping[tuple[str, Mode], str]
+"""What the kernel said when a program was to be attached to an interface in a mode."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrangement:
+    """What an interface is to run.
+
+    ``wish`` is what is asked for there, None where nothing is. ``mode`` is None and ``modules`` are none where it runs
+    nothing; ``reasons`` say why it does not run more.
+    """
+
+    way: Way
+    wish: Wish | None
+    mode: Mode | None
+    modules: tuple[Module, ...]
+    reasons: tuple[Reason, ...]
+
+
+def arrange(topology: Topology, wishes: Wishes, refusals: Refusals | None = None) -> tuple[Arrangement, ...]:
+    """What each interface of a topology is to run."""
+    return tuple(_arranged(topology, way, wishes.of(way.name), refusals or {}) for way in topology.ports)
+
+
+def target_of(topology: Topology, arrangements: Iterable[Arrangement]) -> FastpathTarget:
+    """The programs that do what was arranged."""
+    chosen = [arranged for arranged in arrangements if arranged.mode is not None]
+    by_index = {arranged.way.index: arranged.modules for arranged in chosen}
+    ports = tuple(replace(way, modules=by_index.get(way.index, ())) for way in topology.ports)
+    modes = {arranged.way.index: arranged.mode for arranged in chosen if arranged.mode is not None}
+    return synthesize(replace(topology, ports=ports), modes)
+
+
+def _arranged(topology: Topology, way: Way, wish: Wish | None, refusals: Refusals) -> Arrangement:
+    at = topology.facts.interface(way.index)
+    if wish is None or at is None:
+        return Arrangement(way, wish, None, (), way.reasons)
+    modules = tuple(module for module in way.modules if _is_asked_for(module, wish))
+    reasons = [*way.reasons, *(_not_asked_for(m, wish) for m in way.modules if m not in modules)]
+    if not modules:
+        return Arrangement(way, wish, None, (), tuple(reasons))
+    choice = choose(wish.mode, topology.facts, at, modules)
+    said = refusals.get((way.name, choice.mode)) if choice.mode else None
+    if said is not None:
+        reasons.append(Reason("refused", str(choice.mode), said, f"ip -d link show dev {way.name}"))
+        return Arrangement(way, wish, None, (), (*reasons, *choice.reasons))
+    return Arrangement(way, wish, choice.mode, modules if choice.mode else (), (*reasons, *choice.reasons))
+
+
+def _is_asked_for(module: Module, wish: Wish) -> bool:
+    return wish.modules is None or kind_of(module) in wish.modules
+
+
+def _not_asked_for(module: Module, wish: Wish) -> Reason:
+    sentence = f"policy '{wish.policy}' does not ask for it"
+    return Reason("not-asked-for", module.name, sentence, f"pliant describe {wish.policy}")
+
+
+def kind_of(module: Module) -> str:
+    """What people call a module in policies: without the version of IP."""
+    return module.name.rstrip("46")

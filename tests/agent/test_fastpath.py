@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fast path of a lab router as policies ask for it: this thread is in the router's namespace when Pliant runs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pliant.agent.emergency import take_everything_off
+from pliant.agent.fastpath import InterfaceStatus, interface_statuses
+from pliant.agent.host import Host
+from pliant.agent.status import all_policy_statuses
+from pliant.errors import PliantError
+from pliant.kernel.links import Link, XdpMode, attach_xdp
+from pliant.kernel.objects import load
+from pliant.lab import Host as LabHost
+from pliant.lab import Lab, TcpClient, TcpServer
+from pliant.lab.interface import switch_aggregation
+from pliant.observe.fastpath import FastpathState
+from pliant.plan.executor import PlanFailed
+from pliant.policy.documents import load_policies
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pliant.agent.change import Applied, Change
+    from pliant.lab import PrivateMounts
+    from pliant.policy.model import Policy
+    from tests.conftest import Pliant
+
+pytestmark = pytest.mark.root
+SIZE = 200_000
+FOREIGN = """
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+SEC("xdp") int somebody_else(struct xdp_md *ctx) { return XDP_PASS; }
+char LICENSE[] SEC("license") = "GPL";
+"""
+
+
+def fastpath(name: str = "fastpath", **spec: Any) -> Policy:
+    document = {
+        "apiVersion": "pliant/v1",
+        "kind": "FastPath",
+        "metadata": {"name": name},
+        "spec": {"mode": "native"} | spec,
+    }
+    [policy] = load_policies(json.dumps(document), name, {})
+    return policy
+
+
+@dataclass
+class Ground:
+    """A Pliant on a router between two hosts; ``left`` and ``right`` are the names of its interfaces."""
+
+    pliant: Pliant
+    router: LabHost
+    sender: LabHost
+    receiver: LabHost
+    left: str
+    right: str
+
+    def change(self, work_out: Callable[[Host], Change]) -> Applied:
+        with self.host() as host, host.exclusively():
+            return host.carry_out(work_out(host), actor="test")
+
+    def apply(self, *policies: Policy, **options: Any) -> Applied:
+        return self.change(lambda host: host.change_to_apply(policies, **options))
+
+    @contextlib.contextmanager
+    def host(self) -> Iterator[Host]:
+        with self.router.inside(), Host(self.pliant.places) as host:
+            yield host
+
+    def found(self) -> FastpathState:
+        with self.host() as host:
+            return host.fastpath.found()
+
+    def status(self, name: str) -> InterfaceStatus:
+        with self.host() as host:
+            wishes = host.compile().desired.fastpath
+            statuses = interface_statuses(host.fastpath, wishes, host.fastpath.arrangements(wishes))
+        return next(status for status in statuses if status.name == name)
+
+    def drift(self) -> list[str]:
+        with self.host() as host:
+            return [step.sentence for step in host.drift()]
+
+    def exchange(self) -> None:
+        address = self.receiver.links[0].address_of(self.receiver)
+        with TcpServer(self.receiver, ["[::]:80"]) as server, TcpClient(self.sender) as client:
+            client.connect(address, server.port)
+            client.send(SIZE)
+            client.receive(SIZE)
+
+    def run(self, *argv: str) -> None:
+        self.router.run(list(argv))
+
+
+@pytest.fixture(scope="module")
+def lab(mounts: PrivateMounts) -> Iterator[Lab]:
+    del mounts
+    with Lab("fastpath") as lab:
+        sender, router, receiver = lab.host("sender"), lab.host("router"), lab.host("receiver")
+        near, far = lab.link(sender, router), lab.link(router, receiver)
+        router.sysctl("net.ipv4.ip_forward", "1")
+        for host, link, beyond in ((sender, near, far), (receiver, far, near)):
+            host.add_route(f"{beyond.address_of(beyond.peer_of(router))}/32", link.address_of(router))
+            with host.inside():
+                switch_aggregation(link.interface_of(host), on=True)
+        yield lab
+
+
+@pytest.fixture
+def ground(lab: Lab, pliant: Pliant) -> Iterator[Ground]:
+    sender, router, receiver = (lab.hosts[name] for name in ("sender", "router", "receiver"))
+    left, right = (link.interface_of(router) for link in router.links)
+    made = Ground(pliant, router, sender, receiver, left, right)
+    yield made
+    made.change(lambda host: host.change_to_rollback(0))
+    assert made.found().is_empty
+
+
+def test_a_policy_puts_it_on_and_packets_take_it(ground: Ground) -> None:
+    ground.apply(fastpath())
+    before = ground.status(ground.left)
+    ground.exchange()
+    after = ground.status(ground.left)
+    assert (after.state, after.arranged.mode, [m.name for m in after.arranged.modules]) == (
+        "accelerated", "native", ["route4"],
+    )  # fmt: skip
+    assert after.accelerated[1] - before.accelerated[1] > SIZE * 0.9
+    assert ground.drift() == []
+    with ground.host() as host:
+        [status] = all_policy_statuses(host)
+    assert (status.state, set(status.services)) == ("active", {ground.left, ground.right})
+
+
+def test_only_the_interfaces_and_modules_that_are_asked_for_run_it(ground: Ground) -> None:
+    ground.router.sysctl("net.ipv6.conf.all.forwarding", "1")
+    ground.apply(fastpath(interfaces=[ground.left]))
+    assert [m.name for m in ground.status(ground.left).arranged.modules] == ["route4", "route6"]
+    assert ground.status(ground.right).state == "off"
+    ground.apply(fastpath(interfaces=[ground.left], modules=["bridge"]))
+    status = ground.status(ground.left)
+    assert (status.state, status.arranged.mode) == ("waiting", None)
+    assert {r.code for r in status.arranged.reasons} == {"not-asked-for"}
+    ground.router.sysctl("net.ipv6.conf.all.forwarding", "0")
+
+
+def test_auto_does_not_take_segmentation_offload_from_a_veth(ground: Ground) -> None:
+    ground.apply(fastpath(mode="auto"))
+    status = ground.status(ground.left)
+    assert "offload-lost" in {reason.code for reason in status.arranged.reasons}
+    assert status.arranged.mode != "native"
+
+
+def test_interfaces_and_modes_that_are_not_there_are_refused_by_name(ground: Ground) -> None:
+    with pytest.raises(PliantError, match="there is no interface nosuch0"):
+        ground.apply(fastpath(interfaces=["nosuch0"]))
+    ground.apply(fastpath(interfaces=["nosuch0"]), allow_waiting=True)
+    with pytest.raises(PliantError, match="both for the interface"):
+        ground.apply(fastpath("a"), fastpath("b", mode="generic"))
+    ground.apply(fastpath("a"), fastpath("b", mode="generic", priority=200))
+    assert ground.status(ground.left).arranged.mode == "generic"
+
+
+def test_off_takes_it_away_and_on_brings_it_back(ground: Ground) -> None:
+    ground.apply(fastpath())
+    builds = ground.found().running
+    ground.change(lambda host: host.change_to_off(actor="test"))
+    assert ground.found().is_empty
+    assert ground.drift() == []
+    ground.exchange()
+    ground.change(lambda host: host.change_to_on())
+    assert ground.found().running == builds
+
+
+def test_force_takes_it_away_whatever_is_in_the_way(ground: Ground) -> None:
+    ground.apply(fastpath())
+    with ground.router.inside():
+        assert take_everything_off(ground.pliant.places) == []
+    assert not ground.pliant.places.pins.exists()
+    assert ground.found().is_empty
+    ground.exchange()
+
+
+def test_programs_of_somebody_else_are_left_alone_and_named(
+    ground: Ground, compile_object: Callable[[str, str], Path]
+) -> None:
+    path = compile_object("somebody", FOREIGN)
+    with load(path, feature="foreign") as loaded, ground.router.inside():
+        program = loaded.programs["somebody_else"]
+        index = ground.status(ground.left).arranged.way.index
+        with attach_xdp(program, index, XdpMode.NATIVE) as link:
+            ground.apply(fastpath())
+            status = ground.status(ground.left)
+            assert (status.state, status.arranged.modules) == ("waiting", ())
+            assert f"XDP program {program.id} of somebody else" in status.arranged.reasons[0].sentence
+            assert ground.status(ground.right).state == "accelerated"
+            assert link.info().ifindex == index
+    with ground.host() as host:
+        assert host.drift()
+    ground.change(lambda host: host.change_to_repair())
+    assert ground.status(ground.left).state == "accelerated"
+
+
+def test_repair_brings_back_what_was_detached_or_lost(ground: Ground) -> None:
+    ground.apply(fastpath())
+    with ground.host() as host:
+        pins = host.fastpath.pins
+        one, other = sorted(host.fastpath.found().running)
+    with Link.pinned(pins.link(one)) as link:
+        link.detach()
+    pins.link(other).unlink()
+    assert ground.status(ground.left).state == "pending"
+    assert ground.drift()
+    ground.change(lambda host: host.change_to_repair())
+    assert ground.drift() == []
+    assert set(ground.found().running) == {one, other}
+    ground.exchange()
+
+
+def test_a_change_of_the_network_replaces_programs_with_a_pause_before(ground: Ground) -> None:
+    ground.apply(fastpath())
+    before = ground.found().running
+    ground.run("ip", "rule", "add", "ipproto", "udp", "dport", "9999", "table", "77")
+    kinds = [step.kind for step in ground.change(lambda host: host.change_to_repair()).change.plan]
+    ground.run("ip", "rule", "del", "table", "77")
+    assert kinds[0] == "pause-fastpath"
+    assert kinds.index("pause-fastpath") < kinds.index("load-fastpath") < kinds.index("switch-fastpath")
+    assert kinds.index("switch-fastpath") < kinds.index("resume-fastpath") < kinds.index("forget-fastpath")
+    assert ground.found().running.keys() == before.keys()
+    assert ground.found().running != before
+    ground.change(lambda host: host.change_to_repair())
+    assert ground.found().running == before
+
+
+def test_every_failing_step_is_taken_back_with_those_before(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ground.apply(fastpath(interfaces=[ground.left]))
+    before = ground.found()
+    ground.run("ip", "rule", "add", "ipproto", "udp", "dport", "9999", "table", "77")
+    wider = fastpath(interfaces=[ground.left, ground.right])
+    with ground.host() as host:
+        count = len(host.change_to_apply([wider]).plan)
+    assert count > 6
+    for number in range(count):
+        with ground.host() as host, host.exclusively():
+            change = host.change_to_apply([wider])
+            actuator = host.actuator()
+            act, taken = type(actuator).act, iter(range(1000))
+
+            def fail(self: Any, step: Any, act: Any = act, taken: Any = taken, at: int = number) -> None:
+                act(self, step)
+                if next(taken) == at:
+                    raise PliantError("injected")
+
+            with monkeypatch.context() as patch:
+                patch.setattr(type(actuator), "act", fail)
+                with contextlib.suppress(PlanFailed):
+                    host.carry_out(change, actor="test")
+                    pytest.fail("nothing was injected")
+        found = ground.found()
+        if change.plan[number].undo():
+            assert found == before
+    ground.run("ip", "rule", "del", "table", "77")
+    ground.change(lambda host: host.change_to_repair())
+    assert ground.found() == before

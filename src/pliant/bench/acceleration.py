@@ -67,7 +67,7 @@ class Acceleration:
     def _become(self, target: FastpathTarget) -> None:
         found = read_fastpath(self.pins)
         with self._host.inside():
-            for step in (*accelerations(found, target, {}), *superseded(found, target, {})):
+            for step in (*accelerations(found, target), *superseded(found, target)):
                 taken = self._steps[type(step)]
                 taken.act(step)
                 taken.read_back(step)

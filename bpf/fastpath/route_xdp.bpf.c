@@ -15,6 +15,8 @@ SEC("xdp") int route_xdp(struct xdp_md *ctx)
 		return XDP_PASS;
 	if (!is_ours(eth))
 		return count(NOT_OURS, length, XDP_PASS);
+	if (is_unfinished(ctx))
+		return count(UNFINISHED, length, XDP_PASS);
 	if (forwards_ipv4 && eth->type == bpf_htons(ETH_P_IP))
 		return route4(ctx, eth, end, length);
 	if (forwards_ipv6 && eth->type == bpf_htons(ETH_P_IPV6))

@@ -28,6 +28,8 @@ LONG = os.environ.get("PLIANT_ORACLE_PACKETS")
 PACKETS = int(LONG or "20000")
 PACKETS_OF_A_CASE = 100
 FEWEST_FRAMES, MOST_FRAMES = 26, 32
+OTHERS = frozenset({"UNTRACKED", "SIGNALLING", "STRICT", "BAD_CHECKSUM", "UNFINISHED"})
+"""Reasons that a router without connections does not meet."""
 HEADER = Path(__file__).parents[2] / "bpf/include/pliant/fastpath/port.h"
 
 
@@ -80,7 +82,8 @@ def test_random_cases_are_the_same(routers: Pair) -> None:
     assert counted["FORWARDED"] > 0.1 * routers.packets, (
         "too little takes the fast path to say anything of it"
     )
-    assert all(counted.values()), f"nothing is left to the kernel for some reasons: {counted}"
+    met = {reason for reason, packets in counted.items() if packets}
+    assert counted.keys() - met <= OTHERS, f"nothing is left to the kernel for some reasons: {counted}"
 
 
 def _report(routers: Pair, case: Case, found: list[str]) -> None:

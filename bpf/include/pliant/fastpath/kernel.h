@@ -49,9 +49,31 @@ struct netns_ipv6 {
 	atomic_t fib6_sernum;
 };
 
+struct nf_tcp_net {
+	unsigned int timeouts[14];
+	__u8 tcp_be_liberal;
+	__u8 tcp_max_retrans;
+	__u8 tcp_ignore_invalid_rst;
+};
+
+struct nf_udp_net {
+	unsigned int timeouts[2];
+};
+
+struct nf_ip_net {
+	struct nf_tcp_net tcp;
+	struct nf_udp_net udp;
+};
+
+struct netns_ct {
+	__u8 sysctl_checksum;
+	struct nf_ip_net nf_ct_proto;
+};
+
 struct net {
 	struct netns_ipv4 ipv4;
 	struct netns_ipv6 ipv6;
+	struct netns_ct ct;
 };
 
 typedef struct {
@@ -71,6 +93,80 @@ struct xdp_rxq_info {
 /* What an XDP program is called with, behind the interface. */
 struct xdp_buff {
 	struct xdp_rxq_info *rxq;
+};
+
+struct sk_buff {
+	struct sk_buff *next;
+	__u8 ip_summed : 2;
+};
+
+/* A connection (net/netfilter/nf_conntrack.h), as far as it matters here. */
+union nf_inet_addr {
+	__be32 ip;
+	__be32 ip6[4];
+};
+
+union nf_conntrack_man_proto {
+	__be16 all;
+};
+
+struct nf_conntrack_man {
+	union nf_inet_addr u3;
+	union nf_conntrack_man_proto u;
+};
+
+struct nf_conntrack_tuple {
+	struct nf_conntrack_man src;
+	struct {
+		union nf_inet_addr u3;
+		union {
+			__be16 all;
+		} u;
+	} dst;
+};
+
+struct nf_conntrack_tuple_hash {
+	struct nf_conntrack_tuple tuple;
+};
+
+struct ip_ct_tcp_state {
+	__u8 flags;
+};
+
+struct ip_ct_tcp {
+	struct ip_ct_tcp_state seen[2];
+	__u8 state;
+	__u8 retrans;
+	__u16 last_win;
+};
+
+union nf_conntrack_proto {
+	struct ip_ct_tcp tcp;
+};
+
+enum nf_ct_ext_id {
+	NF_CT_EXT_HELPER,
+	NF_CT_EXT_NAT,
+	NF_CT_EXT_SEQADJ,
+	NF_CT_EXT_ACCT,
+	NF_CT_EXT_TIMEOUT,
+	NF_CT_EXT_SYNPROXY,
+};
+
+struct nf_ct_ext {
+	__u8 offset[9];
+};
+
+struct nf_conn_nat {
+	int masq_index;
+};
+
+struct nf_conn {
+	struct nf_conntrack_tuple_hash tuplehash[2];
+	unsigned long status;
+	__u32 mark;
+	struct nf_ct_ext *ext;
+	union nf_conntrack_proto proto;
 };
 
 #pragma clang attribute pop

@@ -36,6 +36,11 @@ enum reason {
 	NO_PORT,       /* out by an interface that takes no redirected packets */
 	CONFIRMING,    /* once a second the kernel sees a packet to each neighbour, and keeps its address fresh */
 	PAUSED,	       /* while programs are replaced that have become wrong */
+	UNTRACKED,     /* of no connection that is established, or of one that the kernel does more for */
+	SIGNALLING,    /* TCP that begins or ends a connection, or has just done so */
+	STRICT,	       /* the kernel checks TCP's windows, and for that has to see all of a connection */
+	BAD_CHECKSUM,  /* of TCP or UDP */
+	UNFINISHED,    /* the checksum of TCP or UDP is left to hardware that the packet has not passed */
 	REASONS,
 };
 

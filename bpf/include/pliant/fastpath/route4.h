@@ -5,6 +5,7 @@
 #ifndef PLIANT_FASTPATH_ROUTE4_H
 #define PLIANT_FASTPATH_ROUTE4_H
 
+#include <pliant/fastpath/track.h>
 #include <pliant/fastpath/way.h>
 
 #define AF_INET 2
@@ -18,13 +19,23 @@ const volatile __u16 route_mtu4 = 0xffff;   /* see begin() */
 
 #define RP_FILTER 7 /* IPV4_DEVCONF_RP_FILTER less one */
 
-struct flow4 {
+/* What tells flows apart, as it comes in. */
+struct packet4 {
 	__be32 from;
 	__be32 to;
 	struct ports ports;
 	__u8 tos;
 	__u8 protocol;
+	__u16 unused;
+};
+
+struct flow4 {
+	struct packet4 packet;
 	struct way way;
+	struct tracked tracked;
+	__be32 from; /* as it goes out, where it is translated */
+	__be32 to;
+	struct ports ports;
 } __attribute__((aligned(64)));
 
 struct {
@@ -34,16 +45,16 @@ struct {
 	__type(value, struct flow4);
 } flows4 SEC(".maps");
 
-static __always_inline __u32 slot4(const struct flow4 *flow)
+static __always_inline __u32 slot4(const struct packet4 *packet)
 {
-	__u64 mixed = ((__u64)flow->from << 32 | flow->to) * 0x9e3779b97f4a7c15ull;
+	__u64 mixed = ((__u64)packet->from << 32 | packet->to) * 0x9e3779b97f4a7c15ull;
 
 	if (ports_decide4)
-		mixed += *(const __u32 *)&flow->ports * 0xff51afd7ed558ccdull;
+		mixed += *(const __u32 *)&packet->ports * 0xff51afd7ed558ccdull;
 	return mixed >> (64 - FLOWS4_BITS);
 }
 
-static __always_inline bool is_same4(const struct flow4 *left, const struct flow4 *right)
+static __always_inline bool is_same4(const struct packet4 *left, const struct packet4 *right)
 {
 	bool is_same = left->from == right->from && left->to == right->to && left->tos == right->tos;
 
@@ -81,31 +92,114 @@ static __always_inline int reverse_path(struct xdp_md *ctx)
  * What fib_validate_source() sees to: the source is not this host's, and, where asked for, it is reached this way. Like
  * there the packet back would have come in where this one leaves.
  */
-static __always_inline enum reason look_back4(struct xdp_md *ctx, const struct flow4 *flow, __u32 way_out)
+static __always_inline enum reason look_back4(struct xdp_md *ctx, const struct packet4 *packet, __u32 way_out)
 {
 	struct bpf_fib_lookup back = {
 	    .family = AF_INET,
 	    .ifindex = way_out,
-	    .tos = flow->tos,
-	    .ipv4_src = flow->to,
-	    .ipv4_dst = flow->from,
+	    .tos = packet->tos,
+	    .ipv4_src = packet->to,
+	    .ipv4_dst = packet->from,
 	};
 
 	if (ports_decide4) {
-		back.l4_protocol = flow->protocol;
-		back.sport = flow->ports.to;
-		back.dport = flow->ports.from;
+		back.l4_protocol = packet->protocol;
+		back.sport = packet->ports.to;
+		back.dport = packet->ports.from;
 	}
 	if (bpf_fib_lookup(ctx, &back, sizeof(back), BPF_FIB_LOOKUP_SKIP_NEIGH))
 		return REVERSE_PATH;
 	return back.ifindex != own_ifindex && reverse_path(ctx) == 1 ? REVERSE_PATH : FORWARDED;
 }
 
+/*
+ * How both ends look from the other side: what leaves in this direction is what an answer comes back as, turned round.
+ * The packet is made what it is where the way is looked up and in the forward hook: translated is where it goes to,
+ * where it comes from only when it leaves.
+ */
+static __always_inline void translate4(const struct nf_conn *ct, struct flow4 *flow, struct packet4 *packet,
+				       __u8 direction)
+{
+	const struct nf_conntrack_tuple *first = &ct->tuplehash[0].tuple, *answer = &ct->tuplehash[1].tuple;
+	struct tracked *tracked = &flow->tracked;
+	__u64 change;
+
+	if (direction == CT_ORIGINAL) {
+		flow->from = answer->dst.u3.ip;
+		flow->to = answer->src.u3.ip;
+		flow->ports.from = answer->dst.u.all;
+		flow->ports.to = answer->src.u.all;
+	} else {
+		flow->from = first->dst.u3.ip;
+		flow->to = first->src.u3.ip;
+		flow->ports.from = first->dst.u.all;
+		flow->ports.to = first->src.u.all;
+	}
+	change = changed(packet->from, flow->from) + changed(packet->to, flow->to);
+	tracked->header_change = folded(change);
+	change += changed(*(const __u32 *)&packet->ports, *(const __u32 *)&flow->ports);
+	tracked->change = folded(change);
+	tracked->translates = true;
+	packet->to = flow->to;
+	packet->ports.to = flow->ports.to;
+}
+
+static __always_inline struct nf_conn *connection4(struct xdp_md *ctx, const struct packet4 *packet, __u8 *direction)
+{
+	struct bpf_ct_opts options = {.netns_id = BPF_F_CURRENT_NETNS, .l4proto = packet->protocol};
+	struct bpf_sock_tuple tuple = {};
+	struct nf_conn *ct;
+
+	tuple.ipv4.saddr = packet->from;
+	tuple.ipv4.daddr = packet->to;
+	tuple.ipv4.sport = packet->ports.from;
+	tuple.ipv4.dport = packet->ports.to;
+	ct = bpf_xdp_ct_lookup(ctx, &tuple, sizeof(tuple.ipv4), &options, sizeof(options));
+	*direction = options.dir;
+	return ct;
+}
+
+/* Find the packet's connection, and make the packet what the rest of the slow part is to see. */
+static __noinline int track4(struct xdp_md *ctx, struct flow4 *flow, struct packet4 *packet, struct connection *found)
+{
+	enum reason reason;
+	struct nf_conn *ct;
+	__u8 direction;
+
+	ct = connection4(ctx, packet, &direction);
+	if (!ct)
+		return UNTRACKED;
+	reason = follow(ctx, ct, packet->protocol, direction, translates4, &flow->tracked, found);
+	flow->tracked.translates = false;
+	if (reason == FORWARDED && found->status & (CT_SRC_NAT | CT_DST_NAT))
+		translate4(ct, flow, packet, direction);
+	bpf_ct_release(ct);
+	return reason == FORWARDED && is_martian4(packet->to) ? MARTIAN : reason;
+}
+
+/* A connection begins or ends: the ways of both its directions are void. */
+static __noinline int signal4(struct xdp_md *ctx, const struct packet4 *packet)
+{
+	struct nf_conn *ct;
+	__u8 direction;
+
+	if (!packet)
+		return 0;
+	ct = connection4(ctx, packet, &direction);
+	if (ct) {
+		signal(ct);
+		bpf_ct_release(ct);
+	}
+	return 0;
+}
+
 /* Ask the kernel for the way of a flow, and keep the answer. */
 static __noinline int find_way4(struct xdp_md *ctx, struct flow4 *flow, __u32 routes, __u32 now)
 {
 	struct bpf_fib_lookup found = {.family = AF_INET, .ifindex = own_ifindex};
+	struct connection connection = {.may_show = true};
 	__u32 ours = own_generation();
+	struct packet4 packet;
 	enum reason reason;
 	long result;
 
@@ -113,21 +207,68 @@ static __noinline int find_way4(struct xdp_md *ctx, struct flow4 *flow, __u32 ro
 		return NO_ROUTE;
 	if (!ports_decide4 && net_of(ctx)->ipv4.fib_rules_require_fldissect)
 		return FRAGMENT; /* a rule about ports that is not known of yet */
-	found.tos = flow->tos;
-	found.ipv4_src = flow->from;
-	found.ipv4_dst = flow->to;
+	packet = flow->packet;
+	if (tracks4) {
+		reason = track4(ctx, flow, &packet, &connection);
+		if (reason != FORWARDED)
+			return reason;
+	}
+	found.tos = packet.tos;
+	found.ipv4_src = packet.from;
+	found.ipv4_dst = packet.to;
 	if (ports_decide4) {
-		found.l4_protocol = flow->protocol;
-		found.sport = flow->ports.from;
-		found.dport = flow->ports.to;
+		found.l4_protocol = packet.protocol;
+		found.sport = packet.ports.from;
+		found.dport = packet.ports.to;
 	}
 	result = bpf_fib_lookup(ctx, &found, sizeof(found), 0);
 	reason = keep(&flow->way, &found, result);
+	if (reason == FORWARDED && connection.way_out && connection.way_out != found.ifindex)
+		return UNTRACKED;
 	if (reason == FORWARDED)
-		reason = look_back4(ctx, flow, found.ifindex);
+		reason = look_back4(ctx, &packet, found.ifindex);
 	if (reason != FORWARDED)
 		return reason;
-	return begin(&flow->way, route_mtu4, routes, ours, now);
+	return begin(&flow->way, route_mtu4, routes, ours, now, connection.may_show);
+}
+
+/* Whether conntrack, where it sees the packet, would take it for one that goes on with its connection. */
+static __always_inline enum reason look_at4(struct xdp_md *ctx, const struct ipv4 *ip, const struct packet4 *packet,
+					    void *end, struct segment *segment)
+{
+	__u32 length = bpf_ntohs(ip->total_length) - sizeof(*ip);
+	enum reason reason = look_at_transport(ip + 1, end, packet->protocol, length, segment);
+	const struct udp *udp = (const void *)(ip + 1);
+
+	if (reason == SIGNALLING)
+		signal4(ctx, packet);
+	if (reason != FORWARDED || !net_of(ctx)->ct.sysctl_checksum)
+		return reason;
+	if (packet->protocol == IPPROTO_UDP && !udp->checksum)
+		return FORWARDED;
+	if (!adds_up(ip + 1, end, length, (__u64)ip->from + ip->to + bpf_htons(length) + bpf_htons(packet->protocol)))
+		return BAD_CHECKSUM;
+	return FORWARDED;
+}
+
+static __always_inline bool rewrite4(struct ipv4 *ip, void *end, const struct flow4 *flow)
+{
+	struct tcp *tcp = (void *)(ip + 1);
+	struct udp *udp = (void *)(ip + 1);
+
+	if (flow->packet.protocol == IPPROTO_TCP) {
+		if ((void *)(tcp + 1) > end)
+			return false;
+		rewrite_tcp(tcp, flow->ports, flow->tracked.change);
+	} else {
+		if ((void *)(udp + 1) > end)
+			return false;
+		rewrite_udp(udp, flow->ports, flow->tracked.change);
+	}
+	ip->from = flow->from;
+	ip->to = flow->to;
+	amend(&ip->checksum, flow->tracked.header_change);
+	return true;
 }
 
 static __always_inline int route4(struct xdp_md *ctx, struct ethernet *eth, void *end, __u32 length)
@@ -135,7 +276,9 @@ static __always_inline int route4(struct xdp_md *ctx, struct ethernet *eth, void
 	struct ipv4 *ip = (void *)(eth + 1);
 	struct ports *transport = (void *)(ip + 1);
 	__u32 now = bpf_jiffies64(), routes, slot, total;
-	struct flow4 wanted = {}, *flow;
+	struct packet4 wanted = {};
+	struct segment segment = {};
+	struct flow4 *flow;
 	int reason, verdict;
 
 	if ((void *)(ip + 1) > end)
@@ -149,7 +292,7 @@ static __always_inline int route4(struct xdp_md *ctx, struct ethernet *eth, void
 		return count(EXPIRING, length, XDP_PASS);
 	if (is_martian4(ip->from) || is_martian4(ip->to))
 		return count(MARTIAN, length, XDP_PASS);
-	if (errors_decide4 && ip->protocol == IPPROTO_ICMP)
+	if ((errors_decide4 || tracks4) && ip->protocol == IPPROTO_ICMP)
 		return count(QUOTING, length, XDP_PASS);
 	wanted.from = ip->from;
 	wanted.to = ip->to;
@@ -162,23 +305,29 @@ static __always_inline int route4(struct xdp_md *ctx, struct ethernet *eth, void
 			if ((void *)(transport + 1) > end || total < sizeof(*ip) + sizeof(*transport))
 				return count(MALFORMED, length, XDP_PASS);
 			wanted.ports = *transport;
-		} else if (ip->protocol != IPPROTO_ICMP) {
+		} else if (tracks4 || ip->protocol != IPPROTO_ICMP) {
 			return count(FRAGMENT, length, XDP_PASS);
 		}
+	}
+	if (tracks4) {
+		reason = look_at4(ctx, ip, &wanted, end, &segment);
+		if (reason != FORWARDED)
+			return count(reason, length, XDP_PASS);
 	}
 	slot = slot4(&wanted);
 	flow = bpf_map_lookup_elem(&flows4, &slot);
 	if (!flow)
 		return count(NO_ROUTE, length, XDP_PASS);
 	routes = net_of(ctx)->ipv4.rt_genid.counter;
-	if (!is_same4(flow, &wanted) || !holds(&flow->way, routes, now)) {
-		flow->from = wanted.from;
-		flow->to = wanted.to;
-		flow->ports = wanted.ports;
-		flow->tos = wanted.tos;
-		flow->protocol = wanted.protocol;
+	if (!is_same4(&flow->packet, &wanted) || !holds(&flow->way, routes, now) ||
+	    (tracks4 && has_signalled(&flow->tracked, wanted.protocol))) {
+		if (tracks4)
+			flow->tracked.is_again = is_same4(&flow->packet, &wanted) && is_again(&flow->tracked, &segment);
+		flow->packet = wanted;
 		flow->way.ifindex = 0;
 		reason = find_way4(ctx, flow, routes, now);
+		if (tracks4 && !flow->tracked.is_again)
+			flow->tracked.end = segment.end;
 		if (reason != FORWARDED)
 			return count(reason, length, XDP_PASS);
 	}
@@ -192,8 +341,15 @@ static __always_inline int route4(struct xdp_md *ctx, struct ethernet *eth, void
 			return count(MALFORMED, length, XDP_PASS);
 		eth = (void *)(long)ctx->data;
 		ip = (void *)(eth + 1);
-		if ((void *)(ip + 1) > (void *)(long)ctx->data_end)
+		end = (void *)(long)ctx->data_end;
+		if ((void *)(ip + 1) > end)
 			return XDP_ABORTED; /* for the verifier: what is left is at least total */
+	}
+	if (tracks4) {
+		if (segment.bytes && (__s32)(segment.end - flow->tracked.end) > 0)
+			flow->tracked.end = segment.end;
+		if (flow->tracked.translates && !rewrite4(ip, end, flow))
+			return XDP_ABORTED; /* as above */
 	}
 	decrease_ttl(ip);
 	readdress(eth, &flow->way);

@@ -6,6 +6,7 @@
 #ifndef PLIANT_FASTPATH_ROUTE6_H
 #define PLIANT_FASTPATH_ROUTE6_H
 
+#include <pliant/fastpath/track.h>
 #include <pliant/fastpath/way.h>
 
 #define AF_INET6 10
@@ -20,13 +21,22 @@ const volatile bool ports_decide6 = false;
 const volatile bool errors_decide6 = false; /* ICMP errors take the way of what they quote (several next hops) */
 const volatile __u16 route_mtu6 = 0xffff;
 
-struct flow6 {
+struct packet6 {
 	__be32 from[4];
 	__be32 to[4];
 	__be32 class_label;
 	struct ports ports;
 	__u8 protocol;
+	__u8 unused[3];
+};
+
+struct flow6 {
+	struct packet6 packet;
 	struct way way;
+	struct tracked tracked;
+	__be32 from[4]; /* as it goes out, where it is translated */
+	__be32 to[4];
+	struct ports ports;
 } __attribute__((aligned(64)));
 
 struct {
@@ -36,19 +46,19 @@ struct {
 	__type(value, struct flow6);
 } flows6 SEC(".maps");
 
-static __always_inline __u32 slot6(const struct flow6 *flow)
+static __always_inline __u32 slot6(const struct packet6 *packet)
 {
-	const __u64 *from = (const void *)flow->from, *to = (const void *)flow->to;
-	__u64 mixed = from[0] * 0x9e3779b97f4a7c15ull + from[1] + flow->protocol;
+	const __u64 *from = (const void *)packet->from, *to = (const void *)packet->to;
+	__u64 mixed = from[0] * 0x9e3779b97f4a7c15ull + from[1] + packet->protocol;
 
 	mixed = (mixed ^ mixed >> 29) * 0xbf58476d1ce4e5b9ull + to[0];
-	mixed = (mixed ^ mixed >> 32) * 0x94d049bb133111ebull + to[1] + flow->class_label;
+	mixed = (mixed ^ mixed >> 32) * 0x94d049bb133111ebull + to[1] + packet->class_label;
 	if (ports_decide6)
-		mixed ^= *(const __u32 *)&flow->ports * 0xff51afd7ed558ccdull;
+		mixed ^= *(const __u32 *)&packet->ports * 0xff51afd7ed558ccdull;
 	return (mixed * 0x9e3779b97f4a7c15ull) >> (64 - FLOWS6_BITS);
 }
 
-static __always_inline bool is_same6(const struct flow6 *left, const struct flow6 *right)
+static __always_inline bool is_same6(const struct packet6 *left, const struct packet6 *right)
 {
 	const __u64 *one = (const void *)left, *other = (const void *)right;
 	bool is_same = one[0] == other[0] && one[1] == other[1] && one[2] == other[2] && one[3] == other[3] &&
@@ -93,10 +103,81 @@ static __always_inline __u32 generation6(struct xdp_md *ctx)
 	return net->ipv6.fib6_sernum.counter + net->ipv6.rt6_stats->fib_rt_entries * 0x9e3779b1u;
 }
 
+/* See translate4(). */
+static __always_inline void translate6(const struct nf_conn *ct, struct flow6 *flow, struct packet6 *packet,
+				       __u8 direction)
+{
+	const struct nf_conntrack_tuple *first = &ct->tuplehash[0].tuple, *answer = &ct->tuplehash[1].tuple;
+	struct tracked *tracked = &flow->tracked;
+	__u64 change = 0;
+
+	for (int i = 0; i < 4; i++) {
+		flow->from[i] = direction == CT_ORIGINAL ? answer->dst.u3.ip6[i] : first->dst.u3.ip6[i];
+		flow->to[i] = direction == CT_ORIGINAL ? answer->src.u3.ip6[i] : first->src.u3.ip6[i];
+		change += changed(packet->from[i], flow->from[i]) + changed(packet->to[i], flow->to[i]);
+		packet->to[i] = flow->to[i];
+	}
+	flow->ports.from = direction == CT_ORIGINAL ? answer->dst.u.all : first->dst.u.all;
+	flow->ports.to = direction == CT_ORIGINAL ? answer->src.u.all : first->src.u.all;
+	change += changed(*(const __u32 *)&packet->ports, *(const __u32 *)&flow->ports);
+	tracked->change = folded(change);
+	tracked->translates = true;
+	packet->ports.to = flow->ports.to;
+}
+
+static __always_inline struct nf_conn *connection6(struct xdp_md *ctx, const struct packet6 *packet, __u8 *direction)
+{
+	struct bpf_ct_opts options = {.netns_id = BPF_F_CURRENT_NETNS, .l4proto = packet->protocol};
+	struct bpf_sock_tuple tuple;
+	struct nf_conn *ct;
+
+	__builtin_memcpy(tuple.ipv6.saddr, packet->from, sizeof(packet->from));
+	__builtin_memcpy(tuple.ipv6.daddr, packet->to, sizeof(packet->to));
+	tuple.ipv6.sport = packet->ports.from;
+	tuple.ipv6.dport = packet->ports.to;
+	ct = bpf_xdp_ct_lookup(ctx, &tuple, sizeof(tuple.ipv6), &options, sizeof(options));
+	*direction = options.dir;
+	return ct;
+}
+
+static __noinline int track6(struct xdp_md *ctx, struct flow6 *flow, struct packet6 *packet, struct connection *found)
+{
+	enum reason reason;
+	struct nf_conn *ct;
+	__u8 direction;
+
+	ct = connection6(ctx, packet, &direction);
+	if (!ct)
+		return UNTRACKED;
+	reason = follow(ctx, ct, packet->protocol, direction, translates6, &flow->tracked, found);
+	flow->tracked.translates = false;
+	if (reason == FORWARDED && found->status & (CT_SRC_NAT | CT_DST_NAT))
+		translate6(ct, flow, packet, direction);
+	bpf_ct_release(ct);
+	return reason == FORWARDED && is_martian6(packet->to) ? MARTIAN : reason;
+}
+
+static __noinline int signal6(struct xdp_md *ctx, const struct packet6 *packet)
+{
+	struct nf_conn *ct;
+	__u8 direction;
+
+	if (!packet)
+		return 0;
+	ct = connection6(ctx, packet, &direction);
+	if (ct) {
+		signal(ct);
+		bpf_ct_release(ct);
+	}
+	return 0;
+}
+
 static __noinline int find_way6(struct xdp_md *ctx, struct flow6 *flow, __u32 routes, __u32 now)
 {
 	struct bpf_fib_lookup found = {.family = AF_INET6, .ifindex = own_ifindex};
+	struct connection connection = {.may_show = true};
 	__u32 ours = own_generation();
+	struct packet6 packet;
 	enum reason reason;
 	long result;
 
@@ -104,17 +185,64 @@ static __noinline int find_way6(struct xdp_md *ctx, struct flow6 *flow, __u32 ro
 		return NO_ROUTE;
 	if (!ports_decide6 && net_of(ctx)->ipv6.fib6_rules_require_fldissect)
 		return FRAGMENT;
-	found.flowinfo = flow->class_label;
-	__builtin_memcpy(found.ipv6_src, flow->from, sizeof(flow->from));
-	__builtin_memcpy(found.ipv6_dst, flow->to, sizeof(flow->to));
-	found.l4_protocol = flow->protocol; /* the choice among several next hops is always about it */
+	packet = flow->packet;
+	if (tracks6) {
+		reason = track6(ctx, flow, &packet, &connection);
+		if (reason != FORWARDED)
+			return reason;
+	}
+	found.flowinfo = packet.class_label;
+	__builtin_memcpy(found.ipv6_src, packet.from, sizeof(packet.from));
+	__builtin_memcpy(found.ipv6_dst, packet.to, sizeof(packet.to));
+	found.l4_protocol = packet.protocol; /* the choice among several next hops is always about it */
 	if (ports_decide6) {
-		found.sport = flow->ports.from;
-		found.dport = flow->ports.to;
+		found.sport = packet.ports.from;
+		found.dport = packet.ports.to;
 	}
 	result = bpf_fib_lookup(ctx, &found, sizeof(found), 0);
 	reason = keep(&flow->way, &found, result);
-	return reason == FORWARDED ? begin(&flow->way, route_mtu6, routes, ours, now) : reason;
+	if (reason == FORWARDED && connection.way_out && connection.way_out != found.ifindex)
+		return UNTRACKED;
+	return reason == FORWARDED ? begin(&flow->way, route_mtu6, routes, ours, now, connection.may_show) : reason;
+}
+
+/* See look_at4(). */
+static __always_inline enum reason look_at6(struct xdp_md *ctx, const struct ipv6 *ip, const struct packet6 *packet,
+					    void *end, struct segment *segment)
+{
+	__u32 length = bpf_ntohs(ip->payload_length);
+	enum reason reason = look_at_transport(ip + 1, end, packet->protocol, length, segment);
+	const struct udp *udp = (const void *)(ip + 1);
+	__u64 sum = bpf_htons(length) + bpf_htons(packet->protocol);
+
+	if (reason == SIGNALLING)
+		signal6(ctx, packet);
+	if (reason != FORWARDED || !net_of(ctx)->ct.sysctl_checksum)
+		return reason;
+	if (packet->protocol == IPPROTO_UDP && !udp->checksum)
+		return FORWARDED;
+	for (int i = 0; i < 4; i++)
+		sum += (__u64)packet->from[i] + packet->to[i];
+	return adds_up(ip + 1, end, length, sum) ? FORWARDED : BAD_CHECKSUM;
+}
+
+static __always_inline bool rewrite6(struct ipv6 *ip, void *end, const struct flow6 *flow)
+{
+	struct tcp *tcp = (void *)(ip + 1);
+	struct udp *udp = (void *)(ip + 1);
+
+	if (flow->packet.protocol == IPPROTO_TCP) {
+		if ((void *)(tcp + 1) > end)
+			return false;
+		rewrite_tcp(tcp, flow->ports, flow->tracked.change);
+	} else {
+		if ((void *)(udp + 1) > end)
+			return false;
+		rewrite_udp(udp, flow->ports, flow->tracked.change);
+	}
+	__builtin_memcpy(ip->from, flow->from, sizeof(ip->from));
+	__builtin_memcpy(ip->to, flow->to, sizeof(ip->to));
+	return true;
 }
 
 static __always_inline int route6(struct xdp_md *ctx, struct ethernet *eth, void *end, __u32 length)
@@ -122,7 +250,9 @@ static __always_inline int route6(struct xdp_md *ctx, struct ethernet *eth, void
 	struct ipv6 *ip = (void *)(eth + 1);
 	struct ports *transport = (void *)(ip + 1);
 	__u32 now = bpf_jiffies64(), routes, slot, total;
-	struct flow6 wanted = {}, *flow;
+	struct packet6 wanted = {};
+	struct segment segment = {};
+	struct flow6 *flow;
 	int reason, verdict;
 
 	if ((void *)(ip + 1) > end || (bpf_ntohl(ip->version_class_label) >> 28) != 6)
@@ -136,7 +266,7 @@ static __always_inline int route6(struct xdp_md *ctx, struct ethernet *eth, void
 		return count(EXPIRING, length, XDP_PASS);
 	if (is_martian6(ip->from) || is_martian6(ip->to))
 		return count(MARTIAN, length, XDP_PASS);
-	if (errors_decide6 && ip->next_header == IPPROTO_ICMPV6)
+	if ((errors_decide6 || tracks6) && ip->next_header == IPPROTO_ICMPV6)
 		return count(QUOTING, length, XDP_PASS);
 	__builtin_memcpy(wanted.from, ip->from, sizeof(wanted.from));
 	__builtin_memcpy(wanted.to, ip->to, sizeof(wanted.to));
@@ -149,19 +279,25 @@ static __always_inline int route6(struct xdp_md *ctx, struct ethernet *eth, void
 			return count(MALFORMED, length, XDP_PASS);
 		wanted.ports = *transport;
 	}
+	if (tracks6) {
+		reason = look_at6(ctx, ip, &wanted, end, &segment);
+		if (reason != FORWARDED)
+			return count(reason, length, XDP_PASS);
+	}
 	slot = slot6(&wanted);
 	flow = bpf_map_lookup_elem(&flows6, &slot);
 	if (!flow)
 		return count(NO_ROUTE, length, XDP_PASS);
 	routes = generation6(ctx);
-	if (!is_same6(flow, &wanted) || !holds(&flow->way, routes, now)) {
-		__builtin_memcpy(flow->from, wanted.from, sizeof(flow->from));
-		__builtin_memcpy(flow->to, wanted.to, sizeof(flow->to));
-		flow->class_label = wanted.class_label;
-		flow->ports = wanted.ports;
-		flow->protocol = wanted.protocol;
+	if (!is_same6(&flow->packet, &wanted) || !holds(&flow->way, routes, now) ||
+	    (tracks6 && has_signalled(&flow->tracked, wanted.protocol))) {
+		if (tracks6)
+			flow->tracked.is_again = is_same6(&flow->packet, &wanted) && is_again(&flow->tracked, &segment);
+		flow->packet = wanted;
 		flow->way.ifindex = 0;
 		reason = find_way6(ctx, flow, routes, now);
+		if (tracks6 && !flow->tracked.is_again)
+			flow->tracked.end = segment.end;
 		if (reason != FORWARDED)
 			return count(reason, length, XDP_PASS);
 	}
@@ -175,7 +311,14 @@ static __always_inline int route6(struct xdp_md *ctx, struct ethernet *eth, void
 			return count(MALFORMED, length, XDP_PASS);
 		eth = (void *)(long)ctx->data;
 		ip = (void *)(eth + 1);
-		if ((void *)(ip + 1) > (void *)(long)ctx->data_end)
+		end = (void *)(long)ctx->data_end;
+		if ((void *)(ip + 1) > end)
+			return XDP_ABORTED;
+	}
+	if (tracks6) {
+		if (segment.bytes && (__s32)(segment.end - flow->tracked.end) > 0)
+			flow->tracked.end = segment.end;
+		if (flow->tracked.translates && !rewrite6(ip, end, flow))
 			return XDP_ABORTED;
 	}
 	ip->hop_limit--;

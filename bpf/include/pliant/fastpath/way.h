@@ -116,13 +116,14 @@ static __always_inline enum reason keep(struct way *way, const struct bpf_fib_lo
 
 /*
  * From here on the way holds, as of the generations that were read before anything was asked; the packet itself may
- * still be the kernel's.
+ * still be the kernel's, if it may see it.
  *
  * route_mtu is the smallest MTU that any route has as a metric: what is longer is left to the kernel, which never sends
  * more than the metric of its route (ip_dst_mtu_maybe_forward()), while bpf_fib_lookup() tells of it only where it is
  * locked.
  */
-static __always_inline enum reason begin(struct way *way, __u16 route_mtu, __u32 routes, __u32 ours, __u32 now)
+static __always_inline enum reason begin(struct way *way, __u16 route_mtu, __u32 routes, __u32 ours, __u32 now,
+					 bool may_show)
 {
 	if (ours == PAUSED_GENERATION)
 		return PAUSED;
@@ -132,7 +133,7 @@ static __always_inline enum reason begin(struct way *way, __u16 route_mtu, __u32
 	way->generation = ours;
 	way->born = now;
 	way->ifindex = own_ifindex;
-	return is_confirming(way, now) ? CONFIRMING : FORWARDED;
+	return may_show && is_confirming(way, now) ? CONFIRMING : FORWARDED;
 }
 
 static __always_inline void readdress(struct ethernet *eth, const struct way *way)

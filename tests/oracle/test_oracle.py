@@ -28,7 +28,7 @@ LONG = os.environ.get("PLIANT_ORACLE_PACKETS")
 PACKETS = int(LONG or "20000")
 PACKETS_OF_A_CASE = 100
 FEWEST_FRAMES, MOST_FRAMES = 26, 32
-OTHERS = frozenset({"UNTRACKED", "SIGNALLING", "STRICT", "BAD_CHECKSUM", "UNFINISHED"})
+OTHERS = frozenset({"UNTRACKED", "SIGNALLING", "STRICT", "BAD_CHECKSUM", "UNFINISHED", "PAUSED"})
 """Reasons that a router without connections does not meet."""
 HEADER = Path(__file__).parents[2] / "bpf/include/pliant/fastpath/port.h"
 

@@ -31,6 +31,12 @@ def shared_tables() -> frozenset[str]:
 
 
 @cache
+def tables_of(name: str) -> frozenset[str]:
+    """The tables of one object that all interfaces share."""
+    return frozenset(_layouts(shipped_object(name))) - {OWN_TABLE}
+
+
+@cache
 def tables_layout() -> str:
     """A digest of the layouts of all tables: builds that disagree never meet in one."""
     found = {

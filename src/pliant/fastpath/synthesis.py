@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from pliant.fastpath.modules import Route
+from pliant.fastpath.modules import Bridge, Route
 from pliant.fastpath.objects import build_of
 from pliant.fastpath.target import Acceleration, FastpathTarget
 from pliant.fastpath.topology import Port as Way
@@ -24,6 +24,9 @@ CONFIRMED_EVERY_US = 1_000_000
 """How often the kernel sees a packet to each neighbour, which keeps its entry fresh."""
 
 ROUTING = "route_xdp"
+BRIDGING = "bridge_xdp"
+
+Constants = dict[str, int | bytes]
 
 
 def synthesize(
@@ -36,26 +39,42 @@ def synthesize(
     """
     wanted = {}
     for way in topology.ports:
-        constants = _constants(way)
-        if constants and way.index in modes and (only is None or way.name in only):
-            port = Port(way.index, modes[way.index])
-            wanted[port] = Acceleration(port, way.name, ROUTING, constants, build_of(ROUTING, constants))
+        if way.index not in modes or not (only is None or way.name in only):
+            continue
+        port = Port(way.index, modes[way.index])
+        chosen = _bridging(way) or _routing(way)
+        if chosen:
+            object_, constants = chosen[0], chosen[1] | _of_port(way, port.mode)
+            wanted[port] = Acceleration(port, way.name, object_, constants, build_of(object_, constants))
     exits = frozenset(way.index for way in topology.ports if way.sends) if wanted else frozenset()
     return FastpathTarget(wanted, exits)
 
 
-def _constants(way: Way) -> dict[str, int | bytes]:
-    routes = [module for module in way.modules if isinstance(module, Route)]
-    constants: dict[str, int | bytes] = {}
-    for route in routes:
+def _routing(way: Way) -> tuple[str, Constants] | None:
+    constants: Constants = {}
+    for route in (module for module in way.modules if isinstance(module, Route)):
         constants |= {
             "own_address": bytes.fromhex(route.mac.replace(":", "")) + bytes(2),
-            "own_ifindex": way.index,
             f"forwards_ipv{route.family}": 1,
             f"ports_decide{route.family}": int(bool({"protocol", "ports"}.intersection(route.keys))),
             f"errors_decide{route.family}": int(route.errors_by_content),
             f"route_mtu{route.family}": min(route.route_mtu, NO_MTU),
-            "max_age": jiffies(BELIEVED_US),
-            "confirm_every": jiffies(CONFIRMED_EVERY_US),
         }
-    return constants
+    return (ROUTING, constants) if constants else None
+
+
+def _bridging(way: Way) -> tuple[str, Constants] | None:
+    """What else there is to know of a bridge the program reads in the kernel, frame by frame."""
+    module = next((module for module in way.modules if isinstance(module, Bridge)), None)
+    if module is None:
+        return None
+    return BRIDGING, {"checks_ipv4": int(module.checks_ip4), "checks_ipv6": int(module.checks_ip6)}
+
+
+def _of_port(way: Way, mode: Mode) -> Constants:
+    return {
+        "own_ifindex": way.index,
+        "comes_with_skb": int(way.kind == "veth" and mode is Mode.NATIVE),
+        "max_age": jiffies(BELIEVED_US),
+        "confirm_every": jiffies(CONFIRMED_EVERY_US),
+    }

@@ -84,6 +84,11 @@ struct net_device {
 	possible_net_t nd_net;
 	struct in_device *ip_ptr;
 	struct inet6_dev *ip6_ptr;
+	unsigned int flags;
+	unsigned int mtu;
+	unsigned short hard_header_len;
+	int ifindex;
+	void *rx_handler_data;
 };
 
 struct xdp_rxq_info {
@@ -98,6 +103,7 @@ struct xdp_buff {
 struct sk_buff {
 	struct sk_buff *next;
 	__u8 ip_summed : 2;
+	__u32 vlan_all;
 };
 
 /* A connection (net/netfilter/nf_conntrack.h), as far as it matters here. */

@@ -13,16 +13,25 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-#define ETH_P_IP   0x0800
-#define ETH_P_IPV6 0x86dd
+#define ETH_P_802_3_MIN 0x0600 /* below that it is a length */
+#define ETH_P_IP	0x0800
+#define ETH_P_ARP	0x0806
+#define ETH_P_RARP	0x8035
+#define ETH_P_8021Q	0x8100
+#define ETH_P_IPV6	0x86dd
+#define ETH_P_PPPOE	0x8864
+#define ETH_P_8021AD	0x88a8
+#define ETH_P_MRP	0x88e3
+#define ETH_P_CFM	0x8902
 
 #define IP_DF	   0x4000
 #define IP_OFFSET  0x1fff
 #define IP_IS_PART 0x3fff /* more fragments, or an offset */
 
-#define IPPROTO_ICMP 1
-#define IPPROTO_TCP  6
-#define IPPROTO_UDP  17
+#define IPPROTO_ICMP   1
+#define IPPROTO_TCP    6
+#define IPPROTO_UDP    17
+#define IPPROTO_ICMPV6 58
 
 /* Addresses are in words of two bytes each, which an Ethernet header keeps aligned behind XDP's headroom. */
 struct ethernet {

@@ -40,7 +40,12 @@ enum reason {
 	SIGNALLING,    /* TCP that begins or ends a connection, or has just done so */
 	STRICT,	       /* the kernel checks TCP's windows, and for that has to see all of a connection */
 	BAD_CHECKSUM,  /* of TCP or UDP */
-	UNFINISHED,    /* the checksum of TCP or UDP is left to hardware that the packet has not passed */
+	UNFINISHED,    /* its VLAN tag or the checksum of TCP or UDP is left to hardware that it has not passed */
+	NOT_UNICAST,   /* a frame to a group, or from none or from one */
+	NOT_CARRIED,   /* a frame that the bridge may answer or change: ARP, neighbour discovery, VLAN, 802.2 */
+	NOT_BRIDGED,   /* for the bridge itself, or a bridge that does more with it */
+	NO_STATION,    /* a source that is to be learnt here, or a destination that is not known */
+	PORT_CLOSED,   /* one of both ports does not forward, or not to the other */
 	REASONS,
 };
 

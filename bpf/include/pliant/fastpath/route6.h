@@ -14,7 +14,6 @@
 #define FLOWS6_BITS 13
 
 #define IPPROTO_HOPOPTS 0
-#define IPPROTO_ICMPV6	58
 
 const volatile bool forwards_ipv6 = false;
 const volatile bool ports_decide6 = false;

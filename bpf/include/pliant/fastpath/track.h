@@ -13,6 +13,7 @@
 
 #include <bpf/bpf_core_read.h>
 
+#include <pliant/fastpath/metadata.h>
 #include <pliant/fastpath/transport.h>
 #include <pliant/fastpath/way.h>
 
@@ -111,7 +112,6 @@ extern struct nf_conn *bpf_xdp_ct_lookup(struct xdp_md *ctx, struct bpf_sock_tup
 					 struct bpf_ct_opts *opts, __u32 opts__sz) __ksym __weak;
 extern void bpf_ct_release(struct nf_conn *ct) __ksym __weak;
 extern int bpf_ct_change_timeout(struct nf_conn *ct, __u32 timeout) __ksym __weak;
-extern void *bpf_rdonly_cast(const void *object, __u32 type) __ksym __weak;
 
 static __always_inline __u32 milliseconds(__u32 jiffies)
 {
@@ -271,27 +271,6 @@ static __always_inline void signal(const struct nf_conn *ct)
 
 	if (found)
 		*found = bpf_jiffies64();
-}
-
-#define CHECKSUM_PARTIAL 3
-
-const volatile bool comes_with_skb = false; /* natively from a veth device, which may have the packet of a socket */
-
-/*
- * Whether the checksum of TCP or UDP is yet to be filled in. Veth devices take packets of local sockets as they are,
- * and what is redirected to another port is taken for finished: the receiver would drop it. The packet's sk_buff is
- * behind struct xdp_buff (struct veth_xdp_buff), and none is there where the packet comes from XDP itself.
- */
-static __always_inline bool is_unfinished(struct xdp_md *ctx)
-{
-	void *buff = bpf_cast_to_kern_ctx(ctx);
-	const struct sk_buff *place, *skb;
-
-	if (!comes_with_skb)
-		return false;
-	place = bpf_rdonly_cast(buff + bpf_core_type_size(struct xdp_buff), bpf_core_type_id_kernel(struct sk_buff));
-	skb = place->next; /* the first field: a pointer to the same type as the one that is there */
-	return skb && BPF_CORE_READ_BITFIELD(skb, ip_summed) == CHECKSUM_PARTIAL;
 }
 
 #endif

@@ -9,7 +9,7 @@ import time
 from functools import cached_property
 
 from pliant.agent.actuator.ground import Ground, Steps, Taken
-from pliant.fastpath.objects import shared_tables, shipped_object, tables_layout
+from pliant.fastpath.objects import shipped_object, tables_layout, tables_of
 from pliant.fastpath.target import Acceleration
 from pliant.kernel.errors import KernelError
 from pliant.kernel.links import Link, XdpMode, attach_xdp
@@ -76,7 +76,7 @@ class Fastpaths:
         with contextlib.ExitStack() as held:
             known = {
                 name: held.enter_context(Map.pinned(self._pins.table(name)))
-                for name in shared_tables()
+                for name in tables_of(wanted.object)
                 if self._pins.table(name).exists()
             }
             counts = self._pins.counts(wanted.port)
@@ -87,7 +87,7 @@ class Fastpaths:
     def _load(self, wanted: Acceleration, known: dict[str, Map]) -> None:
         path = shipped_object(wanted.object)
         with load(path, feature=wanted.object, rodata=wanted.constants, reuse=known) as loaded:
-            pins = {name: self._pins.table(name) for name in shared_tables()}
+            pins = {name: self._pins.table(name) for name in tables_of(wanted.object)}
             pins["counts"] = self._pins.counts(wanted.port)
             for name, pin in pins.items():
                 if name in loaded.maps and name not in known:

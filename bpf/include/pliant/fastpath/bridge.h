@@ -1,0 +1,312 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Bridging (IEEE 802.1D), for one port of a bridge that does not filter VLANs.
+ *
+ * No table of stations is kept: the kernel's own forwarding database is looked up, in its memory. What has been found
+ * for two stations, both their entries and both ports, is kept for max_age at most; and every frame looks at them
+ * again, as they are now. An entry says itself when it has been taken out of the database (it is in no list any more),
+ * and where its station is now; a port says its state and flags. So a frame follows any change that the kernel has
+ * made. What is kept could only be wrong where an entry's memory has meanwhile been given to something else that looks
+ * just like it, for as long as max_age.
+ *
+ * Nothing is learnt here. A source that the kernel does not know at this port is the kernel's to learn, and a frame of
+ * each source and to each destination is the kernel's once a second, so that neither ages.
+ */
+#ifndef PLIANT_FASTPATH_BRIDGE_H
+#define PLIANT_FASTPATH_BRIDGE_H
+
+#include <pliant/fastpath/bridge_kernel.h>
+#include <pliant/fastpath/metadata.h>
+
+#define CROSSINGS_BITS 13
+#define CHAIN_MAX      16 /* entries in a bucket that are looked at; the kernel keeps about one in each */
+#define JHASH_INITVAL  0xdeadbeef
+#define VLAN_HLEN      4
+
+const volatile bool checks_ipv4 = false; /* br_netfilter looks at headers, trims and drops */
+const volatile bool checks_ipv6 = false;
+
+union station {
+	struct {
+		__u16 address[3];
+		__u16 vlan;
+	};
+	__u32 words[2];
+	__u64 key; /* struct net_bridge_fdb_key */
+};
+
+/* How frames go from one station to another. */
+struct crossing {
+	__u64 from;
+	__u64 to;
+	__u64 in; /* struct net_bridge_port; 0: nothing known */
+	__u64 out;
+	__u64 source; /* struct net_bridge_fdb_entry; 0 where the port does not learn */
+	__u64 target;
+	__u32 generation;
+	__u32 born; /* jiffies */
+	__u16 port;
+	__u16 longest; /* frame, in bytes */
+} __attribute__((aligned(64)));
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1 << CROSSINGS_BITS);
+	__type(key, __u32);
+	__type(value, struct crossing);
+} crossings SEC(".maps");
+
+static __always_inline __u64 station_of(const __u16 *address)
+{
+	union station found = {.address = {address[0], address[1], address[2]}};
+
+	return found.key;
+}
+
+static __always_inline __u64 key_of(const struct net_bridge_fdb_entry *entry)
+{
+	return *(const __u64 *)((const void *)entry + bpf_core_field_offset(struct net_bridge_fdb_entry, key));
+}
+
+static __always_inline __u32 rotated(__u32 word, int bits)
+{
+	return word << bits | word >> (32 - bits);
+}
+
+/* Of two words: Bob Jenkins' lookup3, as jhash2() of the kernel has it. */
+static __always_inline __u32 jhash(const union station *station, __u32 seed)
+{
+	__u32 a = JHASH_INITVAL + (2 << 2) + seed, b = a, c = a;
+
+	b += station->words[1];
+	a += station->words[0];
+	c = (c ^ b) - rotated(b, 14);
+	a = (a ^ c) - rotated(c, 11);
+	b = (b ^ a) - rotated(a, 25);
+	c = (c ^ b) - rotated(b, 16);
+	a = (a ^ c) - rotated(c, 4);
+	b = (b ^ a) - rotated(a, 14);
+	return (c ^ b) - rotated(b, 24);
+}
+
+/*
+ * The entry of a station, as br_fdb_find_rcu() finds it. 0 also where it cannot be told: in a table of several
+ * levels, or one that is just being replaced by a larger one.
+ */
+static __noinline __u64 find_station(const struct net_bridge *address, __u64 key)
+{
+	const struct net_bridge *bridge = peek(address);
+	const struct bucket_table *table = peek(bridge->fdb_hash_tbl.tbl);
+	union station station = {.key = key};
+	__u64 next, bucket;
+
+	if (table->nest || !table->size)
+		return 0;
+	bucket = jhash(&station, table->hash_rnd) & (table->size - 1);
+	bucket = bpf_core_field_offset(struct bucket_table, buckets) + bucket * sizeof(void *);
+	next = *(__u64 *)((void *)table + bucket) & ~1ull; /* less the lock */
+	for (int i = 0; i < CHAIN_MAX; i++) {
+		const struct net_bridge_fdb_entry *entry;
+
+		if (!next || next & 1) /* the end of a chain is odd */
+			return 0;
+		next -= bpf_core_field_offset(struct net_bridge_fdb_entry, rhnode);
+		entry = peek((void *)next);
+		if (key_of(entry) == key)
+			return next;
+		next = (__u64)entry->rhnode.next;
+	}
+	return 0;
+}
+
+/* Whether an entry is in the database, for this station, at this port, and a plain one. */
+static __always_inline bool is_at(const struct net_bridge_fdb_entry *entry, __u64 key, __u64 port)
+{
+	return key_of(entry) == key && (__u64)entry->dst == port && entry->fdb_node.pprev &&
+	       !(entry->flags & (FDB_LOCAL | FDB_NOTIFY_INACTIVE | FDB_LOCKED));
+}
+
+/*
+ * Whether it is time for the kernel to see a frame: of a source once in a quarter of what it takes to age, which is
+ * nothing where the bridge does not learn at all, and to any destination.
+ */
+static __always_inline bool is_refreshing(const struct crossing *crossing, const struct net_bridge *bridge, __u32 now)
+{
+	const struct net_bridge_fdb_entry *source = peek((void *)crossing->source);
+	const struct net_bridge_fdb_entry *target = peek((void *)crossing->target);
+	__u32 hold = bridge->topology_change ? bridge->forward_delay : bridge->ageing_time;
+
+	if (now - (__u32)target->used >= confirm_every)
+		return true;
+	if (!crossing->source || !hold)
+		return false;
+	return now - (__u32)source->updated >= (hold / 4 < confirm_every ? hold / 4 : confirm_every);
+}
+
+/* All that br_handle_frame_finish() and br_forward() decide by, as it is now. */
+static __always_inline enum reason may_cross(const struct crossing *crossing, __u32 now)
+{
+	const struct net_bridge_port *in = peek((void *)crossing->in), *out = peek((void *)crossing->out);
+	const struct net_bridge *bridge = peek(in->br);
+	const struct net_device *device = peek(bridge->dev);
+	__u64 from = in->flags, to = out->flags;
+
+	if (bridge->options &
+	    (1ull << BROPT_VLAN_ENABLED | 1ull << bpf_core_enum_value(enum net_bridge_opts, BROPT_MST_ENABLED)))
+		return NOT_BRIDGED;
+	if (in->state != PORT_FORWARDS || out->state != PORT_FORWARDS || out->backup_port)
+		return PORT_CLOSED;
+	if ((from | to) & PORT_VLAN_TUNNEL || from & PORT_LOCKED || from & to & PORT_ISOLATED ||
+	    (crossing->in == crossing->out && !(from & PORT_HAIRPIN)))
+		return PORT_CLOSED;
+	if (device->flags & IFF_PROMISC)
+		return NOT_BRIDGED; /* the bridge itself gets a copy */
+	if (!is_at(peek((void *)crossing->target), crossing->to, crossing->out))
+		return NO_STATION;
+	if (from & PORT_LEARNING &&
+	    (!crossing->source || !is_at(peek((void *)crossing->source), crossing->from, crossing->in)))
+		return NO_STATION;
+	return is_refreshing(crossing, bridge, now) ? CONFIRMING : FORWARDED;
+}
+
+/* Look both stations up, and keep what was found. */
+static __noinline int find_crossing(struct crossing *crossing, __u32 now)
+{
+	const struct net_bridge_port *in, *out;
+	const struct net_bridge_fdb_entry *target;
+	const struct net_device *device;
+	__u32 *port, ifindex, longest;
+
+	if (!crossing)
+		return NO_STATION;
+	crossing->generation = own_generation();
+	if (crossing->generation == PAUSED_GENERATION)
+		return PAUSED;
+	in = peek((void *)crossing->in);
+	crossing->target = find_station(in->br, crossing->to);
+	if (!crossing->target)
+		return NO_STATION;
+	target = peek((void *)crossing->target);
+	if (target->flags & FDB_LOCAL)
+		return NOT_BRIDGED;
+	crossing->source = in->flags & PORT_LEARNING ? find_station(in->br, crossing->from) : 0;
+	crossing->out = (__u64)target->dst;
+	if (!crossing->out)
+		return NO_STATION;
+	out = peek((void *)crossing->out);
+	device = peek(out->dev);
+	ifindex = device->ifindex;
+	port = bpf_map_lookup_elem(&port_numbers, &ifindex);
+	if (!port)
+		return NO_PORT;
+	crossing->port = *port;
+	longest = device->mtu + device->hard_header_len + VLAN_HLEN; /* is_skb_forwardable() */
+	crossing->longest = longest < 0xffff ? longest : 0xffff;
+	crossing->born = now;
+	return FORWARDED;
+}
+
+/* The bridge port that the interface is; 0 when it is none. */
+static __always_inline __u64 own_port(struct xdp_md *ctx)
+{
+	const struct xdp_buff *buff = peek(bpf_cast_to_kern_ctx(ctx));
+	const struct xdp_rxq_info *queue = peek(buff->rxq);
+	__u64 address = (__u64)queue->dev, port;
+	const struct net_device *device = peek((void *)address);
+
+	port = (__u64)device->rx_handler_data;
+	return (__u64)((const struct net_bridge_port *)peek((void *)port))->dev == address ? port : 0;
+}
+
+/* What br_validate_ipv4() asks, and no padding, which it would take off. */
+static __always_inline bool is_plain4(const struct ipv4 *ip, void *end, __u32 length)
+{
+	return (void *)(ip + 1) <= end && ip->version_length == 0x45 && is_checksum_right(ip) &&
+	       bpf_ntohs(ip->total_length) + sizeof(struct ethernet) == length;
+}
+
+/* What br_validate_ipv6() asks, and no padding. */
+static __always_inline bool is_plain6(const struct ipv6 *ip, void *end, __u32 length)
+{
+	return (void *)(ip + 1) <= end && bpf_ntohl(ip->version_class_label) >> 28 == 6 && ip->next_header &&
+	       bpf_ntohs(ip->payload_length) + sizeof(*ip) + sizeof(struct ethernet) == length;
+}
+
+/* Neighbour solicitations and advertisements, which a bridge may answer or hold back (BR_NEIGH_SUPPRESS). */
+static __always_inline bool is_discovery(const struct ipv6 *ip, void *end)
+{
+	const __u8 *type = (void *)(ip + 1);
+
+	return ip->next_header == IPPROTO_ICMPV6 && ((void *)(type + 1) > end || *type == 135 || *type == 136);
+}
+
+/*
+ * Whether a frame of this type is only carried: ARP and neighbour discovery may be answered by the bridge, rings and
+ * connectivity faults (MRP, CFM) are its own, and VLAN tags and 802.2 are left to it.
+ */
+static __always_inline bool is_carried(const struct ethernet *eth, void *end, __u32 length)
+{
+	const struct ipv6 *ip6 = (void *)(eth + 1);
+
+	switch (eth->type) {
+	case bpf_htons(ETH_P_IP):
+		return !checks_ipv4 || is_plain4((void *)(eth + 1), end, length);
+	case bpf_htons(ETH_P_IPV6):
+		if ((void *)(ip6 + 1) > end || is_discovery(ip6, end))
+			return false;
+		return !checks_ipv6 || is_plain6(ip6, end, length);
+	case bpf_htons(ETH_P_ARP):
+	case bpf_htons(ETH_P_RARP):
+	case bpf_htons(ETH_P_8021Q):
+	case bpf_htons(ETH_P_8021AD):
+	case bpf_htons(ETH_P_MRP):
+	case bpf_htons(ETH_P_CFM):
+		return false;
+	case bpf_htons(ETH_P_PPPOE):
+		return !checks_ipv4 && !checks_ipv6;
+	}
+	return bpf_ntohs(eth->type) >= ETH_P_802_3_MIN;
+}
+
+static __always_inline int bridge(struct xdp_md *ctx, struct ethernet *eth, void *end, __u32 length)
+{
+	__u64 from = station_of(eth->from), to = station_of(eth->to), in = own_port(ctx), mixed;
+	__u32 now = bpf_jiffies64(), slot;
+	struct crossing *crossing;
+	int reason, verdict;
+
+	if (eth->to[0] & bpf_htons(0x0100) || eth->from[0] & bpf_htons(0x0100) || !from)
+		return count(NOT_UNICAST, length, XDP_PASS);
+	if (!is_carried(eth, end, length))
+		return count(NOT_CARRIED, length, XDP_PASS);
+	if (is_unfinished(ctx))
+		return count(UNFINISHED, length, XDP_PASS);
+	mixed = (from * 0x9e3779b97f4a7c15ull ^ in) * 0xbf58476d1ce4e5b9ull + to * 0xff51afd7ed558ccdull;
+	slot = (mixed ^ mixed >> 29) * 0x9e3779b97f4a7c15ull >> (64 - CROSSINGS_BITS);
+	crossing = bpf_map_lookup_elem(&crossings, &slot);
+	if (!crossing || !in)
+		return count(NOT_BRIDGED, length, XDP_PASS);
+	if (crossing->from != from || crossing->to != to || crossing->in != in || now - crossing->born > max_age ||
+	    crossing->generation != own_generation()) {
+		crossing->from = from;
+		crossing->to = to;
+		crossing->in = in;
+		reason = find_crossing(crossing, now);
+		if (reason != FORWARDED) {
+			crossing->in = 0;
+			return count(reason, length, XDP_PASS);
+		}
+	}
+	reason = may_cross(crossing, now);
+	if (reason != FORWARDED) {
+		if (reason != CONFIRMING)
+			crossing->in = 0;
+		return count(reason, length, XDP_PASS);
+	}
+	if (length > crossing->longest)
+		return count(TOO_BIG, length, XDP_PASS);
+	verdict = bpf_redirect_map(&ports, crossing->port, XDP_PASS);
+	return count(verdict == XDP_REDIRECT ? FORWARDED : NO_PORT, length, verdict);
+}
+
+#endif

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 CASES = Path(__file__).parent / "cases.jsonl"
 """What once differed from the kernel, as small as it could be made; every run begins with them."""
+BRIDGE_CASES = CASES.with_name("bridge_cases.jsonl")
+"""The same of bridges."""
 
 
 class Frame(NamedTuple):
@@ -73,13 +75,13 @@ class Case:
         )
 
 
-def kept_cases() -> list[Case]:
-    """The cases of ``cases.jsonl``."""
-    return [Case.from_json(line) for line in CASES.read_text().splitlines()] if CASES.exists() else []
+def kept_cases(kept: Path = CASES) -> list[Case]:
+    """The cases of ``cases.jsonl``, or of another such file."""
+    return [Case.from_json(line) for line in kept.read_text().splitlines()] if kept.exists() else []
 
 
-def keep(case: Case) -> None:
-    """Add a case to ``cases.jsonl``, unless it is there."""
-    if case not in kept_cases():
-        with CASES.open("a") as file:
+def keep(case: Case, kept: Path = CASES) -> None:
+    """Add a case to ``cases.jsonl``, or another such file, unless it is there."""
+    if case not in kept_cases(kept):
+        with kept.open("a") as file:
             file.write(case.to_json() + "\n")

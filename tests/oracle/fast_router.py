@@ -13,9 +13,9 @@ from pliant.kernel.maps import Map
 from pliant.kernel.objects import load
 from pliant.kernel.programs import Program
 from tests.oracle.constants import Variant
-from tests.oracle.router import FIRST_IFINDEX, PORTS, Router, port_mac
+from tests.oracle.kind import Kind
+from tests.oracle.router import FIRST_IFINDEX, PORTS, Router
 
-OBJECT = "route_xdp"
 _U32 = struct.Struct("=I")
 _COUNT = struct.Struct("=QQ")
 
@@ -23,8 +23,8 @@ _COUNT = struct.Struct("=QQ")
 class FastPath:
     """Programs are loaded once for each variant, and kept; accelerated packets leave by the ports ``exits``."""
 
-    def __init__(self, router: Router, first: Variant, exits: Iterable[int]) -> None:
-        self._router = router
+    def __init__(self, kind: Kind, router: Router, first: Variant, exits: Iterable[int]) -> None:
+        self._kind, self._router = kind, router
         self._held = contextlib.ExitStack()
         self._maps: dict[str, Map] = {}
         self._programs: dict[tuple[int, Variant], Program] = {}
@@ -40,17 +40,14 @@ class FastPath:
 
     def _program(self, port: int, variant: Variant) -> Program:
         if (port, variant) not in self._programs:
-            constants: dict[str, int | bytes] = {
-                "own_address": port_mac(port) + bytes(2),
-                "own_ifindex": FIRST_IFINDEX + port,
-                **dict(variant),
-            }
+            constants = {"own_ifindex": FIRST_IFINDEX + port, **self._kind.own(port), **dict(variant)}
+            name = self._kind.object
             with self._router.host.inside():
-                loaded = load(shipped_object(OBJECT), feature=OBJECT, rodata=constants, reuse=self._maps)
+                loaded = load(shipped_object(name), feature=name, rodata=constants, reuse=self._maps)
             self._held.enter_context(loaded)
             if not self._maps:
                 self._maps = {n: m for n, m in loaded.maps.items() if n in {*shared_tables(), "counts"}}
-            self._programs[port, variant] = loaded.programs[OBJECT]
+            self._programs[port, variant] = loaded.programs[name]
         return self._programs[port, variant]
 
     def become(self, variant: Variant) -> None:

@@ -260,8 +260,8 @@ class Router:
             " ".join((*line.split()[:6], line.split()[-1])) for line in six
         }
 
-    def neighbours(self) -> set[tuple[str, str, str, str]]:
-        """Who they are, by which port and address, and whether that is known."""
+    def held(self) -> set[tuple[str, ...]]:
+        """Who the neighbours are, by which port and address, and whether that is known."""
         found: list[dict[str, Any]] = []
         for family in ("-4", "-6"):
             shown = self.host.run(["ip", family, "-j", "neigh", "show", "nud", "all"]).stdout

@@ -17,11 +17,11 @@ from typing import NamedTuple
 from pliant.kernel.objects import load
 from pliant.lab import Lab
 from tests.oracle.case import Case, Change
-from tests.oracle.constants import variant
 from tests.oracle.counted import Counted, uneven_counts
 from tests.oracle.fast_router import FastPath
 from tests.oracle.fence import Fence
-from tests.oracle.router import PORTS, Router
+from tests.oracle.kind import ROUTING, Kind
+from tests.oracle.router import PORTS
 from tests.oracle.verdict import Frames, differences, is_question, steadied
 
 MARGIN_S = 0.012  # jiffies are 4 ms here, and a bound may begin late in one and end early in another
@@ -38,7 +38,8 @@ class Outcome(NamedTuple):
 class Twins:
     """Made once for many cases; sees to it that nothing of one is left for the next."""
 
-    def __init__(self, name: str, exits: Iterable[int] = range(PORTS)) -> None:
+    def __init__(self, name: str, exits: Iterable[int] = range(PORTS), kind: Kind = ROUTING) -> None:
+        self.kind = kind
         with contextlib.ExitStack() as undo:
             lab = undo.enter_context(Lab(name))
             tester = lab.host("tester")
@@ -47,10 +48,12 @@ class Twins:
             accept = loaded.programs["pass"]
             self.fence = Fence(tester, accept)
             undo.callback(self.fence.close)
-            self.plain, self.fast = (Router(lab.host(name), tester, accept) for name in ("plain", "fast"))
+            self.plain, self.fast = (
+                kind.device(lab.host(name), tester, accept) for name in ("plain", "fast")
+            )
             undo.callback(self.plain.close)
             undo.callback(self.fast.close)
-            self.fastpath = FastPath(self.fast, variant(Case(), 0), exits)
+            self.fastpath = FastPath(kind, self.fast, kind.variant(Case(), 0), exits)
             undo.callback(self.fastpath.close)
             self._held = undo.pop_all()
 
@@ -69,7 +72,9 @@ class _Trial:
         self._both = (twins.plain, twins.fast)
         self._sockets = [sock for router in self._both for sock in router.sockets]
         commands = "\n".join([*case.commands, *(change.command for change in case.changes)])
-        self._addresses = frozenset(ipaddress.IPv4Address(a).packed for a in _ADDRESS.findall(commands))
+        self._addresses = twins.kind.addresses | {
+            ipaddress.IPv4Address(a).packed for a in _ADDRESS.findall(commands)
+        }
         self._questions: tuple[Frames, Frames] = (Counter(), Counter())
         self._out = (Counter[int](), Counter[int]())
         self._packets = 0
@@ -79,7 +84,7 @@ class _Trial:
         case, fastpath = self._case, self._twins.fastpath
         for router in self._both:
             router.reset()
-        fastpath.become(variant(case, 0))
+        fastpath.become(self._twins.kind.variant(case, 0))
         fastpath.forget()
         refused = [router.configure(case) for router in self._both]
         if refused[0] != refused[1]:
@@ -99,7 +104,7 @@ class _Trial:
         refused = [router.change(change.command) for router in self._both]
         if refused[0] != refused[1]:
             self._differences.append(f"they refuse different commands: {refused}")
-        self._twins.fastpath.become(variant(self._case, number))
+        self._twins.fastpath.become(self._twins.kind.variant(self._case, number))
         if change.bound_ms:
             changed = time.monotonic()
             self._round(f"at once after {change.command!r}", also=last)
@@ -150,17 +155,15 @@ class _Trial:
             *(then.until(now) for then, now in zip(before, after, strict=True))
         )
         self._differences += [f"asked for: {line}" for line in differences(*self._questions)]
-        held = [router.neighbours() for router in self._both]
+        held = [router.held() for router in self._both]
         if held[0] != held[1]:
-            self._differences.append(
-                f"neighbours: {sorted(map(str, held[0] ^ held[1]))}, the kernel: {held[0]}"
-            )
+            self._differences.append(f"known: {sorted(map(str, held[0] ^ held[1]))}, the kernel: {held[0]}")
 
     def _counted(self) -> list[Counted]:
         """What both have counted, at a moment when all of it has come out."""
         while True:
             counted = [Counted.by(router) for router in self._both]
             if not select.select(self._sockets, [], [], 0)[0]:
-                fast_path = self._twins.fastpath.counts()[0]
+                fast_path = self._twins.fastpath.counts()[0] if self._twins.kind.routes else 0
                 return [counted[0], counted[1]._replace(forwarded=fast_path)]
             self._come_out()

@@ -21,21 +21,14 @@ def _is_redirect(frame: bytes, router: frozenset[bytes]) -> bool:
     """Redirects are limited by the clock, which no setting of a namespace switches off; all are the kernel's."""
     kind, packet = frame[12:14], frame[14:]
     if kind == b"\x08\x00":
-        return packet[9] == wire.ICMP and packet[20:21] == _REDIRECT4 and packet[12:16] in router
-    return (
-        kind == b"\x86\xdd" and packet[6] == wire.ICMP6 and packet[40:41] == _REDIRECT6 and packet[7] == 255
-    )
+        return packet[9:10] == bytes([wire.ICMP]) and packet[20:21] == _REDIRECT4 and packet[12:16] in router
+    return kind == b"\x86\xdd" and packet[6:8] == bytes([wire.ICMP6, 255]) and packet[40:41] == _REDIRECT6
 
 
 def _is_report(frame: bytes) -> bool:
     """Reports of the groups the router is in are sent at random times; they have a hop-by-hop option before them."""
     packet = frame[14:]
-    return (
-        frame[12:14] == b"\x86\xdd"
-        and packet[6] == 0
-        and packet[7] == 1
-        and packet[48:49] in _MULTICAST_REPORTS
-    )
+    return frame[12:14] == b"\x86\xdd" and packet[6:8] == b"\0\1" and packet[48:49] in _MULTICAST_REPORTS
 
 
 def _without_id(frame: bytes) -> bytes:
@@ -63,7 +56,9 @@ def is_question(frame: Frame) -> bool:
     """Whether it asks for a neighbour's address: once for each neighbour, whichever packet needs it first."""
     data = frame.data
     [kind] = struct.unpack_from("!H", data, 12)
-    return kind == wire.ARP or (kind == wire.IPV6 and data[20] == wire.ICMP6 and data[54:55] == b"\x87")
+    return kind == wire.ARP or (
+        kind == wire.IPV6 and data[20:21] == bytes([wire.ICMP6]) and data[54:55] == b"\x87"
+    )
 
 
 def differences(plain: Frames, fast: Frames) -> list[str]:

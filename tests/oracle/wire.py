@@ -23,6 +23,11 @@ def checksum(data: bytes) -> int:
     return total ^ 0xFFFF
 
 
+def mac(address: bytes) -> str:
+    """As ip(8) writes it."""
+    return address.hex(":")
+
+
 def ethernet(to: bytes, source: bytes, kind: int, packet: bytes) -> bytes:
     return to + source + struct.pack("!H", kind) + packet
 

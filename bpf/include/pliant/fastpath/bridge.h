@@ -200,7 +200,9 @@ static __noinline int find_crossing(struct crossing *crossing, __u32 now)
 	if (!port)
 		return NO_PORT;
 	crossing->port = *port;
-	longest = device->mtu + device->hard_header_len + VLAN_HLEN; /* is_skb_forwardable() */
+	longest = device->mtu + device->hard_header_len;
+	if (!checks_ipv4 && !checks_ipv6) /* else br_nf_dev_queue_xmit() makes fragments */
+		longest += VLAN_HLEN;	  /* is_skb_forwardable() */
 	crossing->longest = longest < 0xffff ? longest : 0xffff;
 	crossing->born = now;
 	return FORWARDED;

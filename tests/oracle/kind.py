@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the oracle is asked about: a kind of device, and the object and constants that are its fast path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import IPv4Address
+from typing import NamedTuple
+
+from tests.oracle import bridge_constants, constants
+from tests.oracle.case import Case
+from tests.oracle.constants import Variant
+from tests.oracle.router import Router, port_mac
+from tests.oracle.switch import ADDRESS, Switch
+
+
+class Kind(NamedTuple):
+    """``own`` has the constants of a port, ``variant`` those that depend on a case.
+
+    ``routes``: what is forwarded is counted by the IP protocols, too.
+    """
+
+    device: type[Router]
+    object: str
+    own: Callable[[int], dict[str, int | bytes]]
+    variant: Callable[[Case, int], Variant]
+    routes: bool
+    addresses: frozenset[bytes] = frozenset()
+    """IPv4 addresses that it has beside those of a case."""
+
+
+ROUTING = Kind(
+    Router, "route_xdp", lambda port: {"own_address": port_mac(port) + bytes(2)}, constants.variant, True
+)
+BRIDGING = Kind(
+    Switch,
+    "bridge_xdp",
+    lambda port: {"comes_with_skb": 1},
+    bridge_constants.variant,
+    False,
+    frozenset({IPv4Address(ADDRESS).packed}),
+)

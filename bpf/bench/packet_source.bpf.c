@@ -4,18 +4,26 @@
  *
  * The source is run by the kernel on frames that it recycles without resetting them (BPF_F_TEST_XDP_LIVE_FRAMES), so it
  * writes everything into each of them that a router or a bridge may have changed: the first HEAD bytes, of one frame
- * after the other of those that it is given. The sink counts and drops.
+ * after the other of those that it is given. The sink counts and drops; the timer, a sink too, looks how long each has
+ * been on its way, by the time that the source has put behind its headers.
  */
+#include <stdbool.h>
+
 #include <linux/bpf.h>
 
 #include <bpf/bpf_helpers.h>
 
 #define HEAD	 60
 #define OUTS_MAX 16
+#define STAMP	 42 /* Ethernet, IPv4 and UDP come before it */
+
+#define TIMES_SHIFT 6 /* times are counted by the 64 ns */
+#define TIMES_MAX   (1 << 14)
 
 /* Both are powers of two less one; frame n leaves by interface n. */
 const volatile __u32 frames_mask = 0;
 const volatile __u32 outs_mask = 0;
+const volatile bool stamps = false;
 
 struct head {
 	__u64 words[HEAD / 8];
@@ -44,6 +52,14 @@ struct {
 	__type(value, __u64);
 } packets SEC(".maps");
 
+/* How many packets were how long on their way; in the last all that were longer. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, TIMES_MAX);
+	__type(key, __u32);
+	__type(value, __u64);
+} times SEC(".maps");
+
 static __u32 sent;
 
 SEC("xdp") int source(struct xdp_md *ctx)
@@ -58,6 +74,8 @@ SEC("xdp") int source(struct xdp_md *ctx)
 	for (int i = 0; i < HEAD / 8; i++)
 		word[i] = head->words[i];
 	*(__u32 *)(word + HEAD / 8) = head->last;
+	if (stamps)
+		*(__u64 *)(data + STAMP) = bpf_ktime_get_ns();
 	return bpf_redirect_map(&outs, number & outs_mask, XDP_ABORTED);
 }
 
@@ -66,6 +84,22 @@ SEC("xdp") int sink(struct xdp_md *ctx)
 	__u32 zero = 0;
 	__u64 *counter = bpf_map_lookup_elem(&packets, &zero);
 
+	if (counter)
+		(*counter)++;
+	return XDP_DROP;
+}
+
+SEC("xdp") int timer(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	__u64 *counter, units;
+	__u32 at;
+
+	if (data + STAMP + sizeof(__u64) > end)
+		return XDP_DROP;
+	units = (bpf_ktime_get_ns() - *(__u64 *)(data + STAMP)) >> TIMES_SHIFT;
+	at = units < TIMES_MAX ? units : TIMES_MAX - 1;
+	counter = bpf_map_lookup_elem(&times, &at);
 	if (counter)
 		(*counter)++;
 	return XDP_DROP;

@@ -17,6 +17,7 @@ from pliant.fastpath.synthesis import synthesize
 from pliant.fastpath.target import FastpathTarget
 from pliant.fastpath.topology import Topology, topology
 from pliant.features.layout import shipped_layout
+from pliant.kernel.maps import Map
 from pliant.lab import Host
 from pliant.observe.fastpath import FastpathPins, Mode, read_fastpath
 from pliant.observe.network_reader import read_facts
@@ -64,6 +65,11 @@ class Acceleration:
         finally:
             self._become(NOTHING)
 
+    def table_bytes(self) -> int:
+        """What its tables take in memory, while it is on, as the kernel accounts for it."""
+        found = {pin for directory in self.pins.directory.iterdir() for pin in directory.iterdir()}
+        return sum(_map_bytes(pin) for pin in found if not pin.name.startswith(("program_", "link")))
+
     def _become(self, target: FastpathTarget) -> None:
         found = read_fastpath(self.pins)
         with self._host.inside():
@@ -71,6 +77,12 @@ class Acceleration:
                 taken = self._steps[type(step)]
                 taken.act(step)
                 taken.read_back(step)
+
+
+def _map_bytes(pin: Path) -> int:
+    with Map.pinned(pin) as held:
+        lines = Path(f"/proc/self/fdinfo/{held.fileno()}").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("memlock:"))
 
 
 def _reasons(found: Topology, missing: Collection[str]) -> str:

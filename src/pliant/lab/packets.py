@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 HEAD_BYTES = 60
 """How much of a frame is written anew each time it is sent; the rest stays as it was."""
 OUTS_MAX = 16
+TIME_UNIT_NS = 64
 _ENTRY_BYTES = 64
 _U32 = struct.Struct("=I")
 _ZERO = bytes(4)
@@ -55,9 +56,14 @@ class PacketSource:
     ``frames`` are as long as each other, and of their number, as of that of the interfaces ``names``, there is a power
     of two: frame n leaves by interface n, and so on round and round. They may differ in their first
     :data:`HEAD_BYTES` only. Raises :class:`PliantError` for others.
+
+    With ``stamps`` each packet, which then has to be UDP over IPv4 without a checksum, has the time it was sent in it,
+    for :func:`packet_timer`.
     """
 
-    def __init__(self, host: Host, names: Sequence[str], frames: Sequence[bytes]) -> None:
+    def __init__(
+        self, host: Host, names: Sequence[str], frames: Sequence[bytes], *, stamps: bool = False
+    ) -> None:
         self._host, self._frame = host, frames[0]
         if any(len(f) != len(self._frame) or f[HEAD_BYTES:] != self._frame[HEAD_BYTES:] for f in frames):
             raise PliantError(f"frames to send differ in more than their first {HEAD_BYTES} bytes")
@@ -66,6 +72,7 @@ class PacketSource:
         masks: dict[str, int | bytes] = {
             "frames_mask": _power_of_two(frames) - 1,
             "outs_mask": _power_of_two(names) - 1,
+            "stamps": int(stamps),
         }
         with host.inside():
             sizes = {"frames": len(frames)}
@@ -128,3 +135,29 @@ def packet_sink(host: Host, *names: str) -> Iterator[PacketSink]:
             with host.inside():
                 held.enter_context(attach_xdp(loaded.programs["sink"], index, XdpMode.NATIVE))
         yield PacketSink(loaded.maps["packets"])
+
+
+class PacketTimer:
+    """How long packets that arrive at an interface of a lab host have been on their way."""
+
+    def __init__(self, times: Map) -> None:
+        self._times = times
+
+    def counts(self) -> list[int]:
+        """How many so far, by how many times :data:`TIME_UNIT_NS` they took; the last one has all that took longer."""
+        found = [0] * self._times.max_entries
+        for key, value in self._times.items():
+            counts = (int.from_bytes(count, sys.byteorder) for count in self._times.percpu(value))
+            found[_U32.unpack(key)[0]] = sum(counts)
+        return found
+
+
+@contextmanager
+def packet_timer(host: Host, name: str) -> Iterator[PacketTimer]:
+    """Times what arrives at an interface and drops it in the driver, for the time of a block."""
+    with ExitStack() as held:
+        loaded = held.enter_context(load(_object(), feature="timer", autoload=["timer"]))
+        index = interface(host, name).number
+        with host.inside():
+            held.enter_context(attach_xdp(loaded.programs["timer"], index, XdpMode.NATIVE))
+        yield PacketTimer(loaded.maps["times"])

@@ -64,6 +64,29 @@ static __always_inline bool is_same4(const struct packet4 *left, const struct pa
 	       *(const __u32 *)&left->ports == *(const __u32 *)&right->ports;
 }
 
+/*
+ * Where a flow is kept, or else is to be: of the PLACES it may have the one whose way is the oldest. So flows that
+ * share a first place, as some of thousands always do, need not drive each other out.
+ */
+static __always_inline struct flow4 *place4(const struct packet4 *wanted, __u32 now)
+{
+	__u32 first = slot4(wanted), oldest_age = 0;
+	struct flow4 *oldest = NULL;
+
+	for (__u32 i = 0; i < PLACES; i++) {
+		__u32 slot = first ^ i;
+		struct flow4 *flow = bpf_map_lookup_elem(&flows4, &slot);
+
+		if (!flow || is_same4(&flow->packet, wanted))
+			return flow;
+		if (!oldest || now - flow->way.born > oldest_age) {
+			oldest = flow;
+			oldest_age = now - flow->way.born;
+		}
+	}
+	return oldest;
+}
+
 /* Special-purpose addresses that are not forwarded, or not before the kernel has looked (RFC 1812 5.3.7, RFC 6890). */
 static __always_inline bool is_martian4(__be32 address)
 {
@@ -275,7 +298,7 @@ static __always_inline int route4(struct xdp_md *ctx, struct ethernet *eth, void
 {
 	struct ipv4 *ip = (void *)(eth + 1);
 	struct ports *transport = (void *)(ip + 1);
-	__u32 now = bpf_jiffies64(), routes, slot, total;
+	__u32 now = bpf_jiffies64(), routes, total;
 	struct packet4 wanted = {};
 	struct segment segment = {};
 	struct flow4 *flow;
@@ -314,8 +337,7 @@ static __always_inline int route4(struct xdp_md *ctx, struct ethernet *eth, void
 		if (reason != FORWARDED)
 			return count(reason, length, XDP_PASS);
 	}
-	slot = slot4(&wanted);
-	flow = bpf_map_lookup_elem(&flows4, &slot);
+	flow = place4(&wanted, now);
 	if (!flow)
 		return count(NO_ROUTE, length, XDP_PASS);
 	routes = net_of(ctx)->ipv4.rt_genid.counter;

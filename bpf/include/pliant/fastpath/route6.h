@@ -69,6 +69,29 @@ static __always_inline bool is_same6(const struct packet6 *left, const struct pa
 }
 
 /*
+ * Where a flow is kept, or else is to be: of the PLACES it may have the one whose way is the oldest. So flows that
+ * share a first place, as some of thousands always do, need not drive each other out.
+ */
+static __always_inline struct flow6 *place6(const struct packet6 *wanted, __u32 now)
+{
+	__u32 first = slot6(wanted), oldest_age = 0;
+	struct flow6 *oldest = NULL;
+
+	for (__u32 i = 0; i < PLACES; i++) {
+		__u32 slot = first ^ i;
+		struct flow6 *flow = bpf_map_lookup_elem(&flows6, &slot);
+
+		if (!flow || is_same6(&flow->packet, wanted))
+			return flow;
+		if (!oldest || now - flow->way.born > oldest_age) {
+			oldest = flow;
+			oldest_age = now - flow->way.born;
+		}
+	}
+	return oldest;
+}
+
+/*
  * Unspecified, loopback, v4-mapped, link-local and multicast addresses; with the first two the rest of ::/32, where no
  * unicast address is. A router drops or answers what is from or to them (RFC 4291 2.5).
  */
@@ -248,7 +271,7 @@ static __always_inline int route6(struct xdp_md *ctx, struct ethernet *eth, void
 {
 	struct ipv6 *ip = (void *)(eth + 1);
 	struct ports *transport = (void *)(ip + 1);
-	__u32 now = bpf_jiffies64(), routes, slot, total;
+	__u32 now = bpf_jiffies64(), routes, total;
 	struct packet6 wanted = {};
 	struct segment segment = {};
 	struct flow6 *flow;
@@ -283,8 +306,7 @@ static __always_inline int route6(struct xdp_md *ctx, struct ethernet *eth, void
 		if (reason != FORWARDED)
 			return count(reason, length, XDP_PASS);
 	}
-	slot = slot6(&wanted);
-	flow = bpf_map_lookup_elem(&flows6, &slot);
+	flow = place6(&wanted, now);
 	if (!flow)
 		return count(NO_ROUTE, length, XDP_PASS);
 	routes = generation6(ctx);

@@ -15,6 +15,7 @@
 #include <pliant/fastpath/port.h>
 
 #define NEIGHBOURS 1024 /* a power of two */
+#define PLACES	   4	/* a power of two: in how many places a flow may be kept */
 
 const volatile __u32 max_age = 25;	  /* jiffies */
 const volatile __u32 confirm_every = 250; /* jiffies */

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -14,7 +16,17 @@ from pathlib import Path
 
 import pytest
 
-from pliant.bench import Options, Result, benches, connect, dctcp, overhead, run_bench, shared_window
+from pliant.bench import (
+    Options,
+    Result,
+    benches,
+    connect,
+    dctcp,
+    overhead,
+    routes_750k,
+    run_bench,
+    shared_window,
+)
 from pliant.bench.place import private_mounts
 from pliant.bench.policies import initial_cwnd, policies_text
 from pliant.errors import PliantError
@@ -204,6 +216,34 @@ def test_router_compares_both_families_with_and_without_the_generator() -> None:
     assert all(value > 0 for value in found.values())
 
 
+@root
+@pytest.mark.usefixtures("leaves_nothing")
+def test_routes_750k_compares_and_weighs_our_tables() -> None:
+    found = measured(run_bench("routes_750k", 1, scale=0.004))
+    rates = {f"routes_750k_{what}_mpps" for what in ("kernel", "pliant", "drop")}
+    ratios = {"routes_750k_ratio", "routes_750k_net_ratio"}
+    tables = {"routes_750k_tables_mb", "routes_750k_tables_growth_bytes"}
+    assert found.keys() == rates | ratios | tables
+    assert found["routes_750k_tables_growth_bytes"] == 0
+    assert all(found[metric] > 0 for metric in rates | ratios | {"routes_750k_tables_mb"})
+
+
+@root
+@pytest.mark.usefixtures("leaves_nothing")
+def test_latency_compares_percentiles() -> None:
+    found = measured(run_bench("latency", 1, scale=0.02))
+    percentiles = {f"latency_{who}_p{p}_us" for who in ("kernel", "pliant") for p in (50, 99)}
+    assert found.keys() == percentiles | {"latency_p50_ratio", "latency_p99_ratio"}
+    assert all(
+        0 < found[f"latency_{who}_p50_us"] <= found[f"latency_{who}_p99_us"] for who in ("kernel", "pliant")
+    )
+
+
+def test_routes_for_benchmarks_are_as_many_as_asked_for_and_all_different() -> None:
+    found = routes_750k.prefixes(random.Random(1), 5000)
+    assert len(set(map(ipaddress.ip_network, found))) == 5000
+
+
 def test_every_benchmark_has_a_test_of_its_own_here() -> None:
     assert set(benches()) == {
         "agent",
@@ -212,10 +252,12 @@ def test_every_benchmark_has_a_test_of_its_own_here() -> None:
         "connect",
         "dctcp",
         "effect",
+        "latency",
         "lazy",
         "off",
         "overhead",
         "router",
+        "routes_750k",
         "shared-window",
         "startup",
     }

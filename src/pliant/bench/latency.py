@@ -35,9 +35,9 @@ def run(options: Options) -> Iterator[Sample]:
     with Lab("bench") as lab:
         row = Row(lab)
         row.router.add_route("198.19.0.0/16", row.far[0].address_of(row.sink))
-        source = row.near[0].address_of(row.source)
+        macs, source = row.macs(), row.near[0].address_of(row.source)
         destinations = (f"198.19.{n // 250}.{n % 250 + 1}" for n in range(FLOWS))
-        frames = [udp_frame(*row.macs(), source, to, checksum=False) for to in destinations]
+        frames = [udp_frame(*macs, source, to, checksum=False) for to in destinations]
         variants: dict[str, Variant] = {KERNEL: nullcontext, PLIANT: Acceleration(row.router).on}
         names = [link.interface_of(row.source) for link in row.near]
         with closing(PacketSource(row.source, names, frames, stamps=True)) as packets:

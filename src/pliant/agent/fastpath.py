@@ -21,13 +21,15 @@ from pliant.observe.fastpath import (
     read_counts,
     read_fastpath,
 )
+from pliant.plan.fastpath import AttachFastpath, LoadFastpath, SwitchFastpath
 from pliant.policy.fastpath import FastpathPolicy, Wishes, is_glob
 
 if TYPE_CHECKING:
     from pliant.fastpath.arrangement import Arrangement
     from pliant.fastpath.target import FastpathTarget
     from pliant.fastpath.topology import Topology
-    from pliant.observe.network import Facts
+    from pliant.observe.network import Facts, Interface
+    from pliant.plan.executor import PlanFailed
 
 
 @dataclass
@@ -41,6 +43,7 @@ class FastpathGround:
     pins_root: Path
     facts: Callable[[], Facts] | None = None
     refusals: dict[tuple[str, Mode], str] = field(default_factory=dict)
+    _refused: dict[str, Interface] = field(default_factory=dict)
 
     @property
     def pins(self) -> FastpathPins:
@@ -72,10 +75,38 @@ class FastpathGround:
 
         return target_of(*self._arranged(wishes)) if wishes else FastpathTarget()
 
+    def refuse(self, failed: PlanFailed) -> bool:
+        """Leave out an interface that the kernel has not taken a program on; False where that was not what failed.
+
+        It is tried again when something about the interface has changed.
+        """
+        step = failed.step
+        if isinstance(step, LoadFastpath):
+            name, mode = step.acceleration.interface, step.acceleration.port.mode
+        elif isinstance(step, AttachFastpath | SwitchFastpath):
+            name, mode = step.interface, step.port.mode
+        else:
+            return False
+        if (name, mode) in self.refusals:
+            return False
+        self.refusals[name, mode] = failed.cause.message
+        at = self._facts().interface(name)
+        if at is not None:
+            self._refused[name] = at
+        return True
+
+    def _forgive(self, facts: Facts) -> None:
+        """Forget what was refused on interfaces that are not as they were."""
+        for name, at in tuple(self._refused.items()):
+            if facts.interface(name) != at:
+                del self._refused[name]
+        self.refusals = {key: said for key, said in self.refusals.items() if key[0] in self._refused}
+
     def _arranged(self, wishes: Wishes) -> tuple[Topology, tuple[Arrangement, ...]]:
         from pliant.fastpath.arrangement import arrange
 
         topology = self.topology()
+        self._forgive(topology.facts)
         return topology, arrange(topology, wishes, self.refusals)
 
     def _facts(self) -> Facts:

@@ -33,6 +33,7 @@ from pliant.agent.origin import Origin
 from pliant.agent.places import Places
 from pliant.agent.sysctls import Surroundings, check_sysctls, sysctl_policies, wanted_sysctls
 from pliant.errors import PliantError
+from pliant.fastpath.target import FastpathTarget
 from pliant.features import catalogue, hooked
 from pliant.features.controls import wanted_controls
 from pliant.features.encoding import Encoder, live_digest
@@ -46,6 +47,7 @@ from pliant.observe.reader import read_state
 from pliant.observe.state import HostState
 from pliant.observe.sysctls import SysctlState, read_sysctls
 from pliant.plan.executor import PlanFailed, Progress, execute
+from pliant.plan.fastpath import accelerations, superseded
 from pliant.plan.planner import Target, plan
 from pliant.plan.steps import Step
 from pliant.policy.compile import Compiled, compile_policies
@@ -333,6 +335,11 @@ class Host:
         found = found or self.observe(known)
         found = replace(found, sysctls=self._found_sysctls(desired), fastpath=self.fastpath.found())
         return plan(found, target, {number: path for path, number in known.items()})
+
+    def plan_fastpath(self, target: FastpathTarget) -> tuple[Step, ...]:
+        """The steps to a fast path, from what of it is in the kernel; nothing else is looked at."""
+        found = self.fastpath.found()
+        return (*accelerations(found, target), *superseded(found, target))
 
     def _found_sysctls(self, desired: DesiredState) -> dict[SysctlKey, SysctlState]:
         """What the sysctls that are ours or are to be are now."""

@@ -27,10 +27,12 @@ from pliant.features import catalogue, hooked
 from pliant.kernel.cgroup_watch import CgroupWatch
 from pliant.observe.state import HostState
 from pliant.plan.executor import PlanFailed, Progress, execute
+from pliant.plan.fastpath import STEPS as FASTPATH_STEPS
 from pliant.plan.steps import Attach, Detach, RetuneOnUndo, Step, TuneOpen, WriteTable
 from pliant.plan.sysctls import SetSysctl
 from pliant.policy.compile import Compiled, Compiler
 from pliant.policy.documents import policy_from_document
+from pliant.policy.fastpath import Wishes
 from pliant.policy.model import Policy, of_connections
 from pliant.policy.numbering import Numbering
 from pliant.policy.services import lying_within, matching_cgroups
@@ -39,12 +41,17 @@ from pliant.policy.sysctls import SysctlPolicy
 from pliant.store.journal import Journal
 
 ATTEMPTS = 3  # at one adjustment, while services go away under it
+MOST_REFUSALS = 16  # interfaces at a time, on which the kernel takes no program
 ACTOR = "agent"
 
 
 class Cause(Enum):
-    """Why the host is looked at; the values are for the journal. In order: a later one covers those before it."""
+    """Why the host is looked at; the values are for the journal.
 
+    In order: a later one covers those before it, but that services do not cover the network.
+    """
+
+    NETWORK = "the network is configured otherwise"
     SERVICES = "services came or went"
     POLICIES = "another generation is in force"
     CHECK = "the regular look at the kernel"
@@ -125,6 +132,11 @@ class Reconciler:
         return frozenset(hook.cgroup_id for hook in self._found.attachments) if self._found else frozenset()
 
     @property
+    def wishes(self) -> Wishes:
+        """What policies of the fast path in force ask for."""
+        return self._in_force.compiler.wishes if self._in_force else Wishes()
+
+    @property
     def measures(self) -> bool:
         """Whether a policy in force is measured."""
         return self._in_force is not None and any(policy.is_measured for policy in self._in_force.policies)
@@ -174,7 +186,7 @@ class Reconciler:
         return replace(outcome, seconds=time.monotonic() - started, foreign=self._foreign(cause))
 
     def _foreign(self, cause: Cause) -> tuple[str, ...]:
-        if cause is Cause.SERVICES or not (self._in_force and self._in_force.sysctls):
+        if cause in (Cause.SERVICES, Cause.NETWORK) or not (self._in_force and self._in_force.sysctls):
             return ()
         return tuple(said_of_foreign(s) for s in sysctl_statuses(self.host) if s.state == "foreign")
 
@@ -191,6 +203,8 @@ class Reconciler:
             self._notes.record(trail, self.generation)
 
     def _reconcile(self, cause: Cause) -> Outcome:
+        if cause is Cause.NETWORK:
+            return self._follow(cause)
         if cause is not Cause.SERVICES:
             self._found = None
             self._refused.clear()
@@ -208,6 +222,33 @@ class Reconciler:
                 return Outcome(cause, State.SAME)
         with self.host.exclusively():  # settles what was interrupted
             return self._adjust(cause)
+
+    def _follow(self, cause: Cause) -> Outcome:
+        """Adjust the fast path alone: the rest does not depend on how the network is configured."""
+        if self.journal.interrupted() is not None:
+            return self._reconcile(Cause.CHECK)
+        for _ in range(MOST_REFUSALS):
+            in_force = self._load()
+            target = self.host.fastpath.target(in_force.compiler.wishes)
+            if not self.host.plan_fastpath(target):
+                return Outcome(cause, State.SAME)
+            with self.host.exclusively():
+                if self._load() is not in_force:
+                    continue
+                plan = self.host.plan_fastpath(target)
+                try:
+                    self._carry_out(cause, in_force, plan)
+                except PlanFailed as failed:
+                    if not self.host.fastpath.refuse(failed):
+                        raise
+                    continue
+                self._found = _after(self._found, plan)
+                if plan:
+                    self._notes.add(cause.value, len(plan), (), ())
+                if self._notes.is_due:
+                    self._record_adjustments()
+                return Outcome(cause, State.ADJUSTED if plan else State.SAME, 0.0, plan)
+        raise PliantError("the fast path changes too quickly to follow", remedy="it is tried again")
 
     # -- what is in force, and where
 
@@ -266,7 +307,7 @@ class Reconciler:
 
     def _adjust(self, cause: Cause) -> Outcome:
         refused: list[Refused] = []
-        for attempt in range(1, ATTEMPTS + 1):
+        for attempt in range(1, ATTEMPTS + MOST_REFUSALS + 1):
             in_force = self._load()
             compiled = self._compile(in_force)
             if compiled.numbering != in_force.numbering:
@@ -278,9 +319,11 @@ class Reconciler:
                 continue
             try:
                 self._carry_out(cause, in_force, plan)
-            except PlanFailed:
+            except PlanFailed as failed:
                 self._found = None
-                if attempt == ATTEMPTS or not self.services.rescan():
+                if self.host.fastpath.refuse(failed):
+                    continue
+                if attempt >= ATTEMPTS or not self.services.rescan():
                     raise
                 continue
             return self._done(cause, in_force, plan, refused)
@@ -358,7 +401,7 @@ def _after(found: HostState | None, plan: Sequence[Step]) -> HostState | None:
             stale.discard(step.hook)
         elif isinstance(step, TuneOpen):
             tuned = step.after
-        elif not isinstance(step, RetuneOnUndo | SetSysctl):
+        elif not isinstance(step, (RetuneOnUndo, SetSysctl, *FASTPATH_STEPS)):
             return None
     return replace(
         found, tables=tables, attachments=frozenset(attachments), stale=frozenset(stale), tuned=tuned

@@ -33,10 +33,13 @@ class Journal(Protocol):
 
 
 class PlanFailed(PliantError):
-    """A step failed and everything before it was taken back (or could not be: ``left`` says what is left)."""
+    """A step failed and everything before it was taken back (or could not be: ``left`` says what is left).
+
+    ``cause`` is what went wrong with ``step``.
+    """
 
     def __init__(self, step: Step, cause: PliantError, left: Sequence[str]) -> None:
-        self.step = step
+        self.step, self.cause = step, cause
         self.left = tuple(left)
         outcome = _what_is_left(left) if left else "the host is as it was before"
         super().__init__(f"could not {step.sentence}: {cause.message}; {outcome}", remedy=cause.remedy)

@@ -171,6 +171,20 @@ class RetireTables(Step):
         return
 
 
+STEPS = (
+    LoadFastpath,
+    AttachFastpath,
+    DetachFastpath,
+    SwitchFastpath,
+    ForgetFastpath,
+    SetExits,
+    PauseFastpath,
+    ResumeFastpath,
+    RetireTables,
+)
+"""The kinds of steps there are here."""
+
+
 def accelerations(found: FastpathState, target: FastpathTarget) -> Iterator[Step]:
     """The steps from what was found to the target.
 

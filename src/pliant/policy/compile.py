@@ -21,7 +21,7 @@ from pliant.policy.desired import (
     RuleKey,
     Service,
 )
-from pliant.policy.fastpath import wishes
+from pliant.policy.fastpath import Wishes, wishes
 from pliant.policy.model import HostPolicy, Policy
 from pliant.policy.numbering import Numbering
 from pliant.policy.services import (
@@ -145,6 +145,11 @@ class Compiler:
         )
         self._classes: dict[ServiceClass, _Class] = {}
         self._merged: tuple[frozenset[ServiceClass], Mapping[RuleKey, tuple[int, ...]]] = (frozenset(), {})
+
+    @property
+    def wishes(self) -> Wishes:
+        """What policies of the fast path ask for."""
+        return self._wishes
 
     @property
     def patterns(self) -> Collection[str]:

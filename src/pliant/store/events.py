@@ -58,6 +58,17 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                 ("service", "cgroup", "owner"),
             ),
             Kind(
+                "fastpath-followed",
+                "The network is configured otherwise, and the fast path is made for that now.",
+                ("generation", "milliseconds", "steps"),
+                FREQUENT,
+            ),
+            Kind(
+                "fastpath-refused",
+                "The kernel has taken no program on an interface, which is left to it until it has changed.",
+                ("interface", "mode", "generation"),
+            ),
+            Kind(
                 "sysctl-foreign",
                 "Somebody else has set a sysctl that a policy sets. It is left alone, also when the policy goes.",
                 ("generation",),

@@ -24,6 +24,7 @@ from pliant.agent.daemon.guards import Guards
 from pliant.agent.daemon.log import log
 from pliant.agent.daemon.loop import Loop, Timer
 from pliant.agent.daemon.methods import methods
+from pliant.agent.daemon.network_watch import NetworkWatch
 from pliant.agent.daemon.notify import notify, watchdog_interval_s
 from pliant.agent.daemon.server import Server
 from pliant.agent.daemon.state_watch import StateWatch
@@ -34,6 +35,7 @@ from pliant.agent.places import Places
 from pliant.agent.reconcile import Cause, Outcome, Reconciler, State
 from pliant.errors import PliantError
 from pliant.kernel.cgroup_watch import CgroupWatch
+from pliant.observe.fastpath import Mode
 from pliant.store.events import Event
 from pliant.store.journal import Journal
 
@@ -67,9 +69,10 @@ class Agent:
         self.drift: dict[str, Any] = {"checkedAt": None, "steps": 0}
         self.refused: dict[str, str] = {}
         self.foreign: frozenset[str] = frozenset()
+        self.fastpath_refused: dict[tuple[str, Mode], str] = {}
         self.failure: dict[str, Any] | None = None
         self.looks: Counter[tuple[str, str]] = Counter()
-        self.look_seconds, self.attach_seconds = Timings(), Timings()
+        self.look_seconds, self.attach_seconds, self.reaction_seconds = Timings(), Timings(), Timings()
         self._causes: set[Cause] = set()
         self._timer: Timer | None = None
         self._failures = 0
@@ -100,6 +103,9 @@ class Agent:
             self.state_watch = StateWatch(self.places.state)
             stack.callback(self.state_watch.close)
             self.services = stack.enter_context(CgroupWatch(self.host.cgroup_root))
+            self.network = NetworkWatch(self.loop, self._network_changed, self._network_failed)
+            stack.callback(self.network.close)
+            self.host.fastpath.facts = self.network.facts
             self.reconciler = Reconciler(self.host, self.services, self.journal, self._progress)
             stack.callback(self.reconciler.record_adjustments)
             self.server = Server(self.loop, methods(self), self.journal.events.after, self._metrics)
@@ -179,6 +185,12 @@ class Agent:
         if complete and not self.services.complete:
             self._tell_degraded()
 
+    def _network_changed(self) -> None:
+        self.request(Cause.NETWORK)
+
+    def _network_failed(self, error: PliantError) -> None:
+        self._failed(Cause.NETWORK, error)
+
     def _tell_degraded(self) -> None:
         count = len(self.services.known)
         self.tell(
@@ -238,8 +250,10 @@ class Agent:
     def look(self, cause: Cause) -> Outcome:
         """Look at the host now. Raises :class:`PliantError` when it could not be made as it should be."""
         self.services.update()
+        began = time.monotonic()
         try:
             outcome = self._reconcile(cause)
+            self._account_network(outcome, began)
         except PliantError as error:
             self.looks[cause.name.lower(), "failed"] += 1
             self._failed(cause, error)
@@ -260,12 +274,42 @@ class Agent:
         self._timer = None
         order = list(Cause)
         cause = max(self._causes, key=order.index)
+        both = cause is Cause.SERVICES and Cause.NETWORK in self._causes
         self._causes.clear()
-        with contextlib.suppress(PliantError):
-            self.look(cause)
+        for one in (Cause.NETWORK, cause) if both else (cause,):
+            with contextlib.suppress(PliantError):
+                self.look(one)
         if not self._ready and not (self.last and self.last.state is State.BUSY):
             self._ready = True
             notify("READY=1", f"STATUS=generation {self.reconciler.generation} is in force")
+
+    def _account_network(self, outcome: Outcome, began: float) -> None:
+        """The fast path follows the network: what is heard of from now on counts anew."""
+        if not self.reconciler.wishes:
+            self.network.close()
+        for (name, mode), said in self.host.fastpath.refusals.items():
+            if self.fastpath_refused.get((name, mode)) != said:
+                self.tell(
+                    "fastpath-refused",
+                    f"the fast path is not on {name}: {said}",
+                    interface=name, mode=str(mode), generation=self.reconciler.generation,
+                )  # fmt: skip
+        self.fastpath_refused = dict(self.host.fastpath.refusals)
+        if outcome.state is State.BUSY or outcome.cause is Cause.SERVICES:
+            return
+        since, self.network.noticed = self.network.noticed or began, None
+        if outcome.cause is Cause.NETWORK and outcome.steps:
+            self.reaction_seconds.add(time.monotonic() - since)
+            self._tell_network(outcome, time.monotonic() - since)
+
+    def _tell_network(self, outcome: Outcome, took_s: float) -> None:
+        steps = [step.sentence for step in outcome.steps]
+        told = "; ".join(steps[:3]) + ("; ..." if len(steps) > 3 else "")
+        self.tell(
+            "fastpath-followed",
+            f"the fast path follows the network after {took_s * 1000:.1f} ms: {told}",
+            generation=self.reconciler.generation, milliseconds=round(took_s * 1000, 2), steps=steps[:20],
+        )  # fmt: skip
 
     def _account(self, outcome: Outcome) -> None:
         self.last, self.last_at = outcome, time.time()
@@ -294,13 +338,13 @@ class Agent:
                 )  # fmt: skip
         for sentence in sorted(set(outcome.foreign) - self.foreign):
             self.tell("sysctl-foreign", sentence, generation=generation)
-        if outcome.cause is not Cause.SERVICES:
+        if outcome.cause not in (Cause.NETWORK, Cause.SERVICES):
             self.foreign = frozenset(outcome.foreign)
-        if outcome.cause is not Cause.SERVICES or outcome.refused:
+        if outcome.cause not in (Cause.NETWORK, Cause.SERVICES) or outcome.refused:
             self.refused = {found.cgroup: found.sentence for found in outcome.refused}
         if outcome.cause is Cause.SERVICES:
             self._tell_services(outcome)
-        elif outcome.steps:
+        elif outcome.steps and outcome.cause is not Cause.NETWORK:
             steps = [step.sentence for step in outcome.steps]
             told = "; ".join(steps[:3]) + ("; ..." if len(steps) > 3 else "")
             if outcome.cause is Cause.CHECK:

@@ -78,6 +78,11 @@ METRICS: Mapping[str, Declared] = MappingProxyType(
                 "From noticing a service with policies to having them in force for it.",
             ),
             Declared(
+                "pliant_fastpath_reaction_seconds",
+                "histogram",
+                "From hearing of a change of the network to the fast path being made for it.",
+            ),
+            Declared(
                 "pliant_events_count",
                 "gauge",
                 "Events that the journal keeps, by kind: bounded, not a total.",
@@ -163,6 +168,7 @@ def families(agent: Agent) -> Iterator[Family]:
     yield family("pliant_looks_total", agent.looks.items())
     yield family("pliant_look_seconds", agent.look_seconds)
     yield family("pliant_attach_seconds", agent.attach_seconds)
+    yield family("pliant_fastpath_reaction_seconds", agent.reaction_seconds)
     yield family("pliant_events_count", [((k,), n) for k, n in agent.journal.events.counts().items()])
     yield family("pliant_policy_connections_total", _connections(agent))
     yield family(

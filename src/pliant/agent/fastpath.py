@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +23,7 @@ from pliant.observe.fastpath import (
     read_counts,
     read_fastpath,
 )
-from pliant.plan.fastpath import AttachFastpath, LoadFastpath, SwitchFastpath
+from pliant.plan.fastpath import STEPS, AttachFastpath, LoadFastpath, SetExits, SwitchFastpath
 from pliant.policy.fastpath import FastpathPolicy, Wishes, is_glob
 
 if TYPE_CHECKING:
@@ -30,20 +32,27 @@ if TYPE_CHECKING:
     from pliant.fastpath.topology import Topology
     from pliant.observe.network import Facts, Interface
     from pliant.plan.executor import PlanFailed
+    from pliant.plan.steps import Step
+
+
+TRY_AGAIN_S = 60.0
+OVERTAKEN_S = 0.1
 
 
 @dataclass
 class FastpathGround:
     """The network namespace of this process, as far as its fast path is concerned.
 
-    ``facts`` reads what is configured there. ``refusals`` has what the kernel said when a program was to be attached,
-    by the interface's name and the mode. Nothing is read or imported before it is needed: most hosts have no fast path.
+    ``facts`` reads what is configured there, ``wait`` waits so many seconds at most until that has changed.
+    ``refusals`` has what the kernel said when a program was to be attached, by the interface's name and the mode.
+    Nothing is read or imported before it is needed: most hosts have no fast path.
     """
 
     pins_root: Path
     facts: Callable[[], Facts] | None = None
+    wait: Callable[[float], object] = lambda seconds: None
     refusals: dict[tuple[str, Mode], str] = field(default_factory=dict)
-    _refused: dict[str, Interface] = field(default_factory=dict)
+    _refused: dict[str, tuple[Interface, float]] = field(default_factory=dict)
 
     @property
     def pins(self) -> FastpathPins:
@@ -75,12 +84,17 @@ class FastpathGround:
 
         return target_of(*self._arranged(wishes)) if wishes else FastpathTarget()
 
-    def refuse(self, failed: PlanFailed) -> bool:
-        """Leave out an interface that the kernel has not taken a program on; False where that was not what failed.
+    def yield_to(self, failed: PlanFailed) -> bool:
+        """Take in why a plan failed, so that the next one does not; False where it was not about interfaces.
 
-        It is tried again when something about the interface has changed.
+        One that is gone since the facts were read will not be in the next facts. One that the kernel has not taken a
+        program on is left out, until something about it has changed, and tried again now and then.
         """
         step = failed.step
+        there = {index for index, _ in socket.if_nameindex()}
+        if isinstance(step, STEPS) and not there.issuperset(_indices(step)):
+            self.wait(OVERTAKEN_S)
+            return True
         if isinstance(step, LoadFastpath):
             name, mode = step.acceleration.interface, step.acceleration.port.mode
         elif isinstance(step, AttachFastpath | SwitchFastpath):
@@ -92,13 +106,13 @@ class FastpathGround:
         self.refusals[name, mode] = failed.cause.message
         at = self._facts().interface(name)
         if at is not None:
-            self._refused[name] = at
+            self._refused[name] = (at, time.monotonic())
         return True
 
     def _forgive(self, facts: Facts) -> None:
-        """Forget what was refused on interfaces that are not as they were."""
-        for name, at in tuple(self._refused.items()):
-            if facts.interface(name) != at:
+        """Forget what was refused on interfaces that are not as they were, or a while ago."""
+        for name, (at, since) in tuple(self._refused.items()):
+            if facts.interface(name) != at or time.monotonic() - since > TRY_AGAIN_S:
                 del self._refused[name]
         self.refusals = {key: said for key, said in self.refusals.items() if key[0] in self._refused}
 
@@ -113,6 +127,15 @@ class FastpathGround:
         from pliant.observe.network_reader import read_facts
 
         return self.facts() if self.facts else read_facts()
+
+
+def _indices(step: Step) -> set[int]:
+    """The interfaces that a step is about."""
+    if isinstance(step, SetExits):
+        return set(step.exits)
+    if isinstance(step, LoadFastpath):
+        return {step.acceleration.port.ifindex}
+    return {step.port.ifindex} if isinstance(step, AttachFastpath | SwitchFastpath) else set()
 
 
 def check_fastpaths(

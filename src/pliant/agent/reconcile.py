@@ -239,7 +239,7 @@ class Reconciler:
                 try:
                     self._carry_out(cause, in_force, plan)
                 except PlanFailed as failed:
-                    if not self.host.fastpath.refuse(failed):
+                    if not self.host.fastpath.yield_to(failed):
                         raise
                     continue
                 self._found = _after(self._found, plan)
@@ -321,7 +321,7 @@ class Reconciler:
                 self._carry_out(cause, in_force, plan)
             except PlanFailed as failed:
                 self._found = None
-                if self.host.fastpath.refuse(failed):
+                if self.host.fastpath.yield_to(failed):
                     continue
                 if attempt >= ATTEMPTS or not self.services.rescan():
                     raise

@@ -211,11 +211,10 @@ def read_exits(pins: FastpathPins) -> dict[int, int]:
     if not pins.table("ports").exists():
         return {}
     with Map.pinned(pins.table("ports")) as ports, Map.pinned(pins.table("port_numbers")) as numbers:
-        there = {value[:4]: key for key, value in ports.items()}
         return {
             _U32.unpack(ifindex)[0]: _U32.unpack(number)[0]
             for ifindex, number in numbers.items()
-            if there.get(ifindex) == number
+            if (ports.get(number) or b"")[:4] == ifindex
         }
 
 

@@ -160,6 +160,6 @@ def test_an_interface_that_takes_no_program_is_left_out_until_it_has_changed(rou
         assert router.running() == first
         assert not router.found().paused
         one.ip("link set new1 mtu 1500")
-        router.host.ip("link set new0 down", "link set new0 up")
+        router.host.ip("link set new0 mtu 1400")
         await_(lambda: router.running().keys() == {*first, "new0"})
     assert not router.ground.events("adjustment-failed")

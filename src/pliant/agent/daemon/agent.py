@@ -105,7 +105,7 @@ class Agent:
             self.services = stack.enter_context(CgroupWatch(self.host.cgroup_root))
             self.network = NetworkWatch(self.loop, self._network_changed, self._network_failed)
             stack.callback(self.network.close)
-            self.host.fastpath.facts = self.network.facts
+            self.host.fastpath.facts, self.host.fastpath.wait = self.network.facts, self.network.wait
             self.reconciler = Reconciler(self.host, self.services, self.journal, self._progress)
             stack.callback(self.reconciler.record_adjustments)
             self.server = Server(self.loop, methods(self), self.journal.events.after, self._metrics)

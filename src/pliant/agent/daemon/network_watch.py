@@ -40,6 +40,11 @@ class NetworkWatch:
             self._loop.watch(self._inspector, self._heard)
         return self._inspector.facts
 
+    def wait(self, seconds: float) -> None:
+        """Wait until the facts have changed, so many seconds at most."""
+        if self._inspector is not None:
+            self._inspector.wait(seconds)
+
     def close(self) -> None:
         """Look away: nobody needs the facts."""
         if self._inspector is not None:

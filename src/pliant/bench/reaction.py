@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How soon the fast path follows the network: from the kernel's message about a change to programs made for it.
+
+A router in the lab, an agent of its own, and changes of several kinds, each made and taken back: a policy rule by ports
+(every interface gets another program), the address of an interface (one gets another), forwarding of an interface, an
+interface down and up, a rule of nftables that is not understood, a pair of interfaces that come and go. Measured is
+from the first message that this process hears of the change, as the agent does, until every link runs what it should
+and nothing is paused; a process that looks at the links all the time is this one.
+
+- ``reaction_ms``: every change by itself; ``reaction_ms_p99``: what 99 of 100 of a run do not exceed.
+- ``reaction_rule_ms`` and so on: the same by kind.
+- ``disabled_ms``: until nothing that had become wrong accelerated any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pliant.agent.host import Host
+from pliant.bench.agent_process import AgentProcess
+from pliant.bench.bench import Bench, Options, Sample
+from pliant.bench.place import ACTOR, apply, private_places
+from pliant.errors import PliantError
+from pliant.features import catalogue
+from pliant.kernel import nftables, rtnetlink
+from pliant.kernel.errors import KernelError
+from pliant.kernel.links import Link
+from pliant.kernel.netlink import Monitor
+from pliant.lab import Host as LabHost
+from pliant.lab import Lab
+from pliant.lab.interface import switch_aggregation
+from pliant.observe.fastpath import FastpathPins, Mode, Port, is_paused
+from pliant.policy.documents import policy_from_document
+
+ROUNDS = 25
+DEADLINE_S = 10.0
+QUIET_S = 0.1
+RECEIVE_BYTES = 1 << 20
+LOGGING = (
+    "add table ip bench; add chain ip bench c { type filter hook forward priority 0; };"
+    "add rule ip bench c udp dport 9 log"
+)
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of the router, and what takes it back.
+
+    ``without`` and ``extra`` are interfaces that run nothing of ours then, or something; ``replaced`` are such as run
+    another program.
+    """
+
+    kind: str
+    command: str
+    back: str
+    without: frozenset[str] = frozenset()
+    extra: frozenset[str] = frozenset()
+    replaced: frozenset[str] = frozenset()
+
+
+@dataclass
+class Router:
+    """The router as this process sees it."""
+
+    host: LabHost
+    pins: FastpathPins
+    monitors: list[Monitor]
+    names: frozenset[str]
+
+    def programs(self, names: frozenset[str]) -> Mapping[str, int]:
+        """The program that each of some interfaces runs of ours."""
+        found = {name: self._program(name) for name in names}
+        return {name: number for name, number in found.items() if number}
+
+    def _program(self, name: str) -> int:
+        try:
+            with self.host.inside():
+                port = Port(socket.if_nametoindex(name), Mode.NATIVE)
+            with Link.pinned(self.pins.link(port)) as link:
+                info = link.info()
+        except (OSError, KernelError):
+            return 0
+        return info.program_id if info.ifindex == port.ifindex else 0
+
+    def is_paused(self) -> bool:
+        """Whether all is left to the kernel for now."""
+        with contextlib.suppress(KernelError):
+            return is_paused(self.pins)
+        return False
+
+    def heard(self) -> float:
+        """Wait for the first message about a change; when it came."""
+        ready, _, _ = select.select(self.monitors, [], [], DEADLINE_S)
+        now = time.monotonic()
+        if not ready:
+            raise PliantError("the kernel has told of no change")
+        return now
+
+    def settle(self) -> None:
+        """Hear everything, until it is quiet."""
+        while ready := select.select(self.monitors, [], [], QUIET_S)[0]:
+            for monitor in ready:
+                monitor.hear()
+
+
+def run(options: Options) -> Iterator[Sample]:
+    """Yield how long the agent took to follow changes."""
+    with Lab("bench-reaction") as lab:
+        router = _row(lab)
+        places = private_places("reaction", cgroup_root=lab.cgroup)
+        document = {
+            "apiVersion": "pliant/v1",
+            "kind": "FastPath",
+            "metadata": {"name": "bench"},
+            "spec": {"mode": "native"},
+        }
+        with router.inside(), Host(places) as host:
+            apply(host, [policy_from_document(document, "bench", catalogue())])
+            try:
+                with AgentProcess(places), _listening(router, host.fastpath.pins) as seen:
+                    for number in range(options.runs):
+                        yield from _rounds(options, seen, number)
+            finally:
+                with host.exclusively():
+                    host.carry_out(host.change_to_delete(host.names()), actor=ACTOR)
+
+
+def _row(lab: Lab) -> LabHost:
+    one, router, other = lab.host("one"), lab.host("router"), lab.host("other")
+    for end in (one, other):
+        link = lab.link(end, router)
+        with end.inside():
+            switch_aggregation(link.interface_of(end), on=True)
+    router.sysctl("net.ipv4.ip_forward", "1")
+    return router
+
+
+@contextlib.contextmanager
+def _listening(router: LabHost, pins: FastpathPins) -> Iterator[Router]:
+    namespace = Path(router.netns_path)
+    monitors = [
+        rtnetlink.monitor(namespace, receive_bytes=RECEIVE_BYTES),
+        nftables.monitor(namespace, receive_bytes=RECEIVE_BYTES),
+    ]
+    try:
+        yield Router(router, pins, monitors, frozenset(link.interface_of(router) for link in router.links))
+    finally:
+        for monitor in monitors:
+            monitor.close()
+
+
+def _changes(router: Router) -> list[Change]:
+    left = min(router.names)
+    conf = f"net.ipv4.conf.{left}.forwarding"
+    own = router.host.run(["ip", "-br", "link", "show", "dev", left]).stdout.split()[2]
+    new = frozenset({"new0", "new1"})
+    only_left = frozenset({left})
+    return [
+        Change(
+            "rule",
+            "ip rule add ipproto udp dport 9999 table 77",
+            "ip rule del ipproto udp dport 9999 table 77",
+            replaced=router.names,
+        ),
+        Change(
+            "address",
+            f"ip link set dev {left} address 02:00:00:00:77:01",
+            f"ip link set dev {left} address {own}",
+            replaced=only_left,
+        ),
+        Change("netconf", f"sysctl -qw {conf}=0", f"sysctl -qw {conf}=1", without=only_left),
+        Change("link", f"ip link set dev {left} down", f"ip link set dev {left} up", without=only_left),
+        Change("nft", f"nft '{LOGGING}'", "nft delete table ip bench", without=router.names),
+        Change(
+            "interface",
+            "ip link add new0 up type veth peer name new1 && ip link set new1 up",
+            "ip link del new0",
+            extra=new,
+        ),
+    ]
+
+
+def _rounds(options: Options, router: Router, run: int) -> Iterator[Sample]:
+    taken = []
+    for _ in range(options.scaled(ROUNDS)):
+        for change in _changes(router):
+            for command, is_back in ((change.command, False), (change.back, True)):
+                disabled, done = _reaction(router, change, command, is_back=is_back)
+                taken.append(done)
+                yield Sample("reaction_ms", "ms", done)
+                yield Sample(f"reaction_{change.kind}_ms", "ms", done)
+                if disabled is not None:
+                    yield Sample("disabled_ms", "ms", disabled)
+    p99 = sorted(taken)[min(len(taken) - 1, round(0.99 * len(taken)))]
+    options.progress(f"run {run + 1} of {options.runs}, {len(taken)} changes: 99% within {p99:.1f} ms")
+    yield Sample("reaction_ms_p99", "ms", p99)
+
+
+def _reaction(router: Router, change: Change, command: str, *, is_back: bool) -> tuple[float | None, float]:
+    """Milliseconds until what was wrong was disabled (None where nothing was), and until all was right."""
+    watched = router.names | change.extra
+    wanted = router.names if is_back else (router.names | change.extra) - change.without
+    before = router.programs(watched)
+    router.settle()
+    with router.host.inside():
+        process = subprocess.Popen(["sh", "-c", command])
+    began = router.heard()
+
+    def is_done() -> bool:
+        now = router.programs(watched)
+        changed = all(now.get(name) != before.get(name) for name in change.replaced)
+        return now.keys() == wanted and changed and not router.is_paused()
+
+    def is_disabled() -> bool:
+        now = router.programs(watched)
+        wrong = (before.keys() - wanted) | change.replaced
+        return router.is_paused() or all(now.get(name) != before.get(name) for name in wrong)
+
+    disables = bool(change.replaced or before.keys() - wanted)
+    disabled = _awaited(began, is_disabled, change) if disables else None
+    done = _awaited(began, is_done, change)
+    if process.wait():
+        raise PliantError(f"the router could not be changed: {command}")
+    return disabled, done
+
+
+def _awaited(began: float, condition: Callable[[], bool], change: Change) -> float:
+    while not condition():
+        if time.monotonic() - began > DEADLINE_S:
+            raise PliantError(f"the agent did not follow a change ({change.kind}) within {DEADLINE_S:g} s")
+    return (time.monotonic() - began) * 1000
+
+
+BENCH = Bench(
+    name="reaction",
+    summary="How soon the fast path follows the network: from the kernel's message to programs made for a change.",
+    run=run,
+    runs=5,
+)

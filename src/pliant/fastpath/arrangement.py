@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from pliant.fastpath.compatibility import choose
-from pliant.fastpath.modules import Module
+from pliant.fastpath.modules import Filter, Module
 from pliant.fastpath.reasons import Reason
 from pliant.fastpath.synthesis import synthesize
 from pliant.fastpath.target import FastpathTarget
@@ -66,7 +66,9 @@ def _arranged(topology: Topology, way: Way, wish: Wish | None, refusals: Refusal
 
 
 def _is_asked_for(module: Module, wish: Wish) -> bool:
-    return wish.modules is None or kind_of(module) in wish.modules
+    """Rules are not to be had without routing, nor routing without them."""
+    kind = "route" if isinstance(module, Filter) else kind_of(module)
+    return wish.modules is None or kind in wish.modules
 
 
 def _not_asked_for(module: Module, wish: Wish) -> Reason:

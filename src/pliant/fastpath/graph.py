@@ -145,7 +145,7 @@ def _way_in(
         _to_master(drawing, facts, at, here, modules)
         return
     for family, router in routers.items():
-        drawing.join(here, router, (m for m in modules if m == f"route{family}"))
+        drawing.join(here, router, (m for m in modules if m in (f"route{family}", f"filter{family}")))
     if not routers:
         drawing.join(here, drawing.add(Node(_HOST, "host", "this host")))
 

@@ -56,4 +56,23 @@ class Bridge:
         return "bridge"
 
 
-Module = Route | Bridge
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """nftables' rules for packets of an IP version that are forwarded, asked once a flow.
+
+    ``rows`` is what they have become; ``left`` has a sentence for each rule at which packets are left to the kernel
+    because it is not understood, or has to see them. ``tracks``: they are about connections.
+    """
+
+    family: Literal[4, 6]
+    rows: int
+    left: tuple[str, ...] = ()
+    tracks: bool = False
+
+    @property
+    def name(self) -> str:
+        """``filter4`` or ``filter6``."""
+        return f"filter{self.family}"
+
+
+Module = Route | Bridge | Filter

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from pliant.fastpath.reasons import Reason
+from pliant.fastpath.ruleset_compile import accepts_something, compiled, why_left
 from pliant.kernel.rtnetlink_links import ETHERNET
 from pliant.observe.network import BaseChain, Facts, Interface, Rule
 
@@ -120,7 +121,9 @@ def of_routing(facts: Facts, at: Interface, family: Family) -> Iterator[Reason]:
         sentence = f"{at.name} is a bridge: what comes to it comes in at its ports"
         yield Reason("bridge-device", module, sentence, f"ip link show master {at.name}")
     yield from _forwarding(facts, at, family)
-    yield from filtering(facts, family, module, "filtered")
+    yield from _filtering(facts, family, module)
+    yield from others_filtering(facts, family, module)
+    yield from _tracking(facts, _IP_FAMILIES[family], module)
     yield from _ipsec_and_ipvs(facts, module)
     version = "" if family == 4 else "-6 "
     for rule in facts.rules:
@@ -146,6 +149,33 @@ def filtering(facts: Facts, family: Family, module: str, code: str) -> Iterator[
     for chain in facts.ruleset.chains:
         if chain.family in _IP_FAMILIES[family] and chain.hook in _FORWARD_HOOKS and has_effect(facts, chain):
             yield Reason(code, module, f"{_spoken(chain)} is in the way of what is forwarded", _list(chain))
+    yield from others_filtering(facts, family, module)
+    yield from _tracking(facts, _IP_FAMILIES[family], module)
+
+
+def _filtering(facts: Facts, family: Family, module: str) -> Iterator[Reason]:
+    """Rules of nftables that accept nothing by themselves, or that are not known."""
+    chains = [
+        c for c in facts.ruleset.chains if c.family in _IP_FAMILIES[family] and c.hook in _FORWARD_HOOKS
+    ]
+    effective = [c for c in chains if has_effect(facts, c)]
+    if not effective:
+        return
+    if facts.nftables.generation != facts.ruleset.generation:
+        for chain in effective:
+            sentence = f"{_spoken(chain)} is in the way of what is forwarded, and has not been read"
+            yield Reason("filtered", module, sentence, _list(chain))
+        return
+    rows = compiled(facts.nftables)
+    if not accepts_something(rows, family):
+        left = why_left(rows, family)
+        because = f": {left[0]}" if left else ""
+        sentence = f"nftables leaves nothing of what is forwarded to the fast path{because}"
+        yield Reason("filtered", module, sentence, _list(effective[0]))
+
+
+def others_filtering(facts: Facts, family: Family, module: str) -> Iterator[Reason]:
+    """Who else has a say in what is forwarded: legacy iptables, and programs."""
     command = "iptables-legacy" if family == 4 else "ip6tables-legacy"
     for table in facts.legacy:
         if table.family == family and not table.does_nothing and set(table.hooks) & set(_FORWARD_HOOKS):
@@ -155,7 +185,6 @@ def filtering(facts: Facts, family: Family, module: str, code: str) -> Iterator[
         if link.family == family and link.hook in _FORWARD_HOOKS:
             sentence = f"BPF program {link.program_id} is at the {link.hook} hook of some network namespace"
             yield Reason("netfilter-program", module, sentence, f"bpftool link show id {link.link_id}")
-    yield from _tracking(facts, _IP_FAMILIES[family], module)
 
 
 def _tracking(facts: Facts, families: Iterable[str], module: str) -> Iterator[Reason]:

@@ -18,7 +18,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "below": "A device on top of the interface (macvlan, ipvlan, VLAN, macsec) takes some of what it receives.",
         "bridge-device": "What comes to a bridge comes in at its ports, and is routed by the kernel.",
         "not-forwarding": "The kernel does not forward packets that come in there.",
-        "filtered": "A chain of nftables has a say in what is forwarded.",
+        "filtered": "nftables accepts nothing of what is forwarded without having to see it, as far as can be told.",
         "legacy-iptables": "Rules of legacy iptables have a say in what is forwarded.",
         "netfilter-program": "A BPF program at a netfilter hook may have a say in what is forwarded.",
         "conntrack": "The kernel tracks connections, also those it forwards.",

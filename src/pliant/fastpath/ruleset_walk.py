@@ -56,6 +56,8 @@ class Packet:
     out_interface: str = ""
     mark: int = 0
     ct_state: int | None = None
+    in_index: int = 0
+    out_index: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +223,10 @@ class _Machine:
             case "iifname" | "oifname":
                 name = packet.in_interface if key == "iifname" else packet.out_interface
                 return name.encode().ljust(_NAME_BYTES, b"\0")
+            case "iif" | "oif":
+                return (packet.in_index if key == "iif" else packet.out_index).to_bytes(4, sys.byteorder)
+            case "pkttype":
+                return b"\0"  # to this host's own address, as all that it forwards
             case "nfproto":
                 return bytes([_NFPROTO[packet.family]])
             case "l4proto":

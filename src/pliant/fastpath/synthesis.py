@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from pliant.fastpath.modules import Bridge, Route
+from pliant.fastpath.modules import Bridge, Filter, Route
 from pliant.fastpath.objects import build_of
+from pliant.fastpath.ruleset_compile import compiled
 from pliant.fastpath.target import Acceleration, FastpathTarget
 from pliant.fastpath.topology import Port as Way
 from pliant.fastpath.topology import Topology
@@ -46,17 +47,27 @@ def synthesize(
         if chosen:
             object_, constants = chosen[0], chosen[1] | _of_port(way, port.mode)
             wanted[port] = Acceleration(port, way.name, object_, constants, build_of(object_, constants))
-    exits = frozenset(way.index for way in topology.ports if way.sends) if wanted else frozenset()
-    return FastpathTarget(wanted, exits)
+    if not wanted:
+        return FastpathTarget()
+    exits = frozenset(way.index for way in topology.ports if way.sends)
+    if not any(acceleration.object == ROUTING for acceleration in wanted.values()):
+        return FastpathTarget(wanted, exits)
+    names = {at.index: at.name for at in topology.facts.interfaces}
+    return FastpathTarget(wanted, exits, compiled(topology.facts.nftables), names)
 
 
 def _routing(way: Way) -> tuple[str, Constants] | None:
+    filtered = {module.family for module in way.modules if isinstance(module, Filter)}
     constants: Constants = {}
     for route in (module for module in way.modules if isinstance(module, Route)):
         constants |= {
             "own_address": bytes.fromhex(route.mac.replace(":", "")) + bytes(2),
             f"forwards_ipv{route.family}": 1,
-            f"ports_decide{route.family}": int(bool({"protocol", "ports"}.intersection(route.keys))),
+            f"ports_decide{route.family}": int(
+                bool({"protocol", "ports"}.intersection(route.keys)) or route.family in filtered
+            ),
+            "follows_ruleset": 1,
+            f"filters_ipv{route.family}": int(route.family in filtered),
             f"errors_decide{route.family}": int(route.errors_by_content),
             f"route_mtu{route.family}": min(route.route_mtu, NO_MTU),
         }

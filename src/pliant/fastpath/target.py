@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pliant.fastpath.ruleset_rows import Rows
 from pliant.observe.fastpath import Port
 
 
@@ -25,7 +26,13 @@ class Acceleration:
 
 @dataclass(frozen=True, slots=True)
 class FastpathTarget:
-    """What the fast path of a host should be; ``exits`` are the interfaces that packets may leave by, by index."""
+    """What the fast path of a host should be.
+
+    ``exits`` are the interfaces that packets may leave by, by index. ``ruleset`` is what nftables says, and
+    ``rule_names`` are those of the interfaces that it may ask for.
+    """
 
     accelerations: Mapping[Port, Acceleration] = field(default_factory=dict)
     exits: frozenset[int] = frozenset()
+    ruleset: Rows | None = None
+    rule_names: Mapping[int, str] = field(default_factory=dict)

@@ -8,15 +8,17 @@ may redirect to it; and it draws the way of a packet through the kernel as a gra
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pliant.fastpath import obstacles
 from pliant.fastpath.graph import Edge, Graph, Node, draw
-from pliant.fastpath.modules import Bridge, Module, Route
+from pliant.fastpath.modules import Bridge, Filter, Module, Route
 from pliant.fastpath.obstacles import Family
 from pliant.fastpath.reasons import Reason
+from pliant.fastpath.ruleset_compile import compiled, why_left
+from pliant.fastpath.ruleset_rows import Begins
 from pliant.kernel.rtnetlink_links import LOOPBACK
 from pliant.observe.network import Facts, Interface
 
@@ -129,7 +131,7 @@ def _port(facts: Facts, at: Interface, own: frozenset[int], above: Sequence[Inte
                 *obstacles.of_routing(facts, at, family),
             ]
             reasons += found
-            modules += [] if found else [_route(facts, at, family)]
+            modules += [] if found else [_route(facts, at, family), *_filter(facts, family)]
     sending = tuple(obstacles.of_sending(facts, at, own))
     return Port(at.index, at.name, at.kind, tuple(modules), tuple(dict.fromkeys(reasons)), sending)
 
@@ -144,6 +146,14 @@ def _route(facts: Facts, at: Interface, family: Family) -> Route:
         errors_by_content=several and policy == 0,
         route_mtu=facts.routes.mtu4 if family == 4 else facts.routes.mtu6,
     )
+
+
+def _filter(facts: Facts, family: Family) -> Iterator[Filter]:
+    rows = compiled(facts.nftables)
+    begins = rows.begins(family)
+    if not begins & Begins.EMPTY:
+        left = tuple(map(str, why_left(rows, family)))
+        yield Filter(family, len(rows.rows), left, bool(begins & Begins.TRACKED))
 
 
 def _bridge(facts: Facts, at: Interface, bridge: Interface) -> Bridge:

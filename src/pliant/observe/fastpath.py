@@ -36,6 +36,8 @@ PAUSED = 0xFFFFFFFF  # PAUSED_GENERATION in fastpath/way.h
 FORWARDED = 0
 """The first of ``enum reason``: all others are packets left to the kernel."""
 _COUNT = struct.Struct("=QQ")  # struct count in fastpath/port.h
+_STATE = struct.Struct("=IIQ")  # struct ruleset_state in fastpath/filter.h
+_NAME_BYTES = 16
 
 
 class Mode(StrEnum):
@@ -127,6 +129,21 @@ class FastpathPins:
             return []
 
 
+class RulesetState(NamedTuple):
+    """Which rows of nftables' rules are in force: their half of the tables, generation and digest."""
+
+    half: int = 0
+    generation: int = 0
+    digest: int = 0
+
+    def encoded(self) -> bytes:
+        """``struct ruleset_state``."""
+        return _STATE.pack(*self)
+
+
+_NO_RULES = RulesetState()
+
+
 @dataclass(frozen=True, slots=True)
 class FastpathState:
     """What was found of it.
@@ -135,6 +152,7 @@ class FastpathState:
     interfaces that packets may leave by, with their numbers. ``lost`` are interfaces that are gone, or whose link runs
     nothing of ours, and such as something was begun for and not finished. ``paused`` says that all packets are left to
     the kernel for now; ``other_tables`` are those of other builds. ``names`` are those of the interfaces there are.
+    ``ruleset`` says which of nftables' rules are in force, ``rule_names`` what interfaces are called in them.
     """
 
     running: Mapping[Port, str] = field(default_factory=dict)
@@ -144,6 +162,8 @@ class FastpathState:
     paused: bool = False
     other_tables: tuple[str, ...] = ()
     names: Mapping[int, str] = field(default_factory=dict, compare=False)
+    ruleset: RulesetState = _NO_RULES
+    rule_names: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def ports(self) -> list[Port]:
@@ -169,7 +189,17 @@ def read_fastpath(pins: FastpathPins) -> FastpathState:
             idle[port] = others
     others = tuple(path.name for path in pins.other_tables())
     names = dict(socket.if_nameindex())
-    return FastpathState(running, idle, read_exits(pins), frozenset(lost), is_paused(pins), others, names)
+    return FastpathState(
+        running,
+        idle,
+        read_exits(pins),
+        frozenset(lost),
+        is_paused(pins),
+        others,
+        names,
+        read_ruleset_state(pins),
+        read_names(pins),
+    )
 
 
 def own_programs(pins: FastpathPins) -> frozenset[int]:
@@ -216,6 +246,27 @@ def read_exits(pins: FastpathPins) -> dict[int, int]:
             for ifindex, number in numbers.items()
             if (ports.get(number) or b"")[:4] == ifindex
         }
+
+
+def read_ruleset_state(pins: FastpathPins) -> RulesetState:
+    """Which rows of nftables' rules are in force."""
+    if not pins.table("ruleset").exists():
+        return RulesetState()
+    with Map.pinned(pins.table("ruleset")) as ruleset:
+        return RulesetState(*_STATE.unpack(ruleset.get(bytes(4)) or bytes(_STATE.size)))
+
+
+def read_names(pins: FastpathPins) -> dict[int, str]:
+    """What interfaces are called, by index, for rules that ask."""
+    if not pins.table("interface_names").exists():
+        return {}
+    with Map.pinned(pins.table("interface_names")) as names:
+        return {_U32.unpack(key)[0]: value.rstrip(b"\0").decode() for key, value in names.items()}
+
+
+def encoded_name(ifindex: int, name: str) -> tuple[bytes, bytes]:
+    """An element of the table of names."""
+    return _U32.pack(ifindex), name.encode().ljust(_NAME_BYTES, b"\0")
 
 
 class Counted(NamedTuple):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pliant.kernel.interface_programs import NetfilterLink, TcxProgram
 from pliant.kernel.netdev import XdpFeatures
 from pliant.kernel.nftables import BaseChain, RuleCount, Ruleset, TrackingObject
+from pliant.kernel.nftables_rules import Rules
 from pliant.kernel.rtnetlink import RouteKinds
 from pliant.kernel.rtnetlink_links import (
     BridgeOptions,
@@ -53,6 +54,7 @@ __all__ = [
 
 
 _NO_ROUTES, _NO_RULES, _NO_POLICIES = RouteKinds(), Ruleset(), XfrmPolicies()
+_NO_EXPRESSIONS = Rules()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,11 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """One namespace's configuration. Two of them are equal when nothing that matters has changed in between."""
+    """One namespace's configuration. Two of them are equal when nothing that matters has changed in between.
+
+    ``ruleset`` says where nftables hooks in; ``nftables`` has its rules, as far as they may be about packets that are
+    forwarded, and is of the same generation if it could be read.
+    """
 
     interfaces: tuple[Interface, ...] = ()
     addresses: tuple[Address, ...] = ()
@@ -90,6 +96,7 @@ class Facts:
     settings: Settings = Settings()
     routes: RouteKinds = _NO_ROUTES
     ruleset: Ruleset = _NO_RULES
+    nftables: Rules = _NO_EXPRESSIONS
     legacy: tuple[LegacyTable, ...] = ()
     netfilter_links: tuple[NetfilterLink, ...] = ()
     xfrm: XfrmPolicies = _NO_POLICIES

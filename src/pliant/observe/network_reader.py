@@ -16,6 +16,7 @@ from pliant.kernel.interface_programs import NetfilterLinks, tcx_programs
 from pliant.kernel.namespaces import entered
 from pliant.kernel.netdev import xdp_features
 from pliant.kernel.nftables import read_ruleset
+from pliant.kernel.nftables_rules import Rules, read_rules
 from pliant.kernel.rtnetlink import Rtnetlink, route_kinds
 from pliant.kernel.xfrm import read_policies
 from pliant.kernel.xtables import legacy_tables
@@ -43,6 +44,8 @@ SYSCTLS = tuple(_FIELDS.values())
 
 _COUNTS = frozenset({"rp_filter_all", "fib_multipath_hash_policy", "fib_multipath_hash_policy6"})
 _IPVS_HEADING = 3  # lines
+_ATTEMPTS = 5
+_FORWARD_HOOKS = ("prerouting", "forward", "postrouting")
 
 
 class Part(Flag):
@@ -94,7 +97,7 @@ class Reader:
         if Part.ROUTES in parts:
             new["routes"] = route_kinds(self.netns)
         if Part.RULESET in parts:
-            new["ruleset"] = read_ruleset(self.netns)
+            new |= self._ruleset()
         if Part.XFRM in parts:
             new["xfrm"] = read_policies(self.netns)
         if Part.XDP_FEATURES in parts:
@@ -116,6 +119,19 @@ class Reader:
         qdiscs = self._rtnetlink.qdiscs()
         hooked = sorted({q.interface for q in qdiscs if q.is_ingress})
         return {"qdiscs": qdiscs, "filters": tuple(f for i in hooked for f in self._rtnetlink.filters(i))}
+
+    def _ruleset(self) -> dict[str, Any]:
+        """Where nftables hooks in, and its rules where that is on the way of packets: of one generation."""
+        ruleset, rules = read_ruleset(self.netns), Rules(-1)
+        for _ in range(_ATTEMPTS):
+            ways = [c for c in ruleset.chains if c.hook in _FORWARD_HOOKS]
+            if not any(c.policy != "accept" or ruleset.rules_of(c) for c in ways):
+                return {"ruleset": ruleset, "nftables": Rules(ruleset.generation)}
+            rules = read_rules(self.netns)
+            if rules.generation == ruleset.generation:
+                break
+            ruleset = read_ruleset(self.netns)
+        return {"ruleset": ruleset, "nftables": rules}
 
     def _from_inside(self, parts: Part, there: set[int]) -> dict[str, Any]:
         """What can only be read by a thread of the namespace."""

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from pliant.fastpath.target import Acceleration, FastpathTarget
-from pliant.observe.fastpath import FastpathState, Port
+from pliant.observe.fastpath import FastpathState, Port, RulesetState
+from pliant.plan.fastpath_rules import rule_steps
 from pliant.plan.steps import Step
 
 
@@ -196,7 +197,7 @@ def accelerations(found: FastpathState, target: FastpathTarget) -> Iterator[Step
         return found.names.get(port.ifindex, f"interface {port.ifindex} (gone)")
 
     if not (found.running or found.idle):  # the tables go with what was lost
-        found = replace(found, exits={}, paused=False)
+        found = replace(found, exits={}, paused=False, ruleset=RulesetState(), rule_names={})
     exits = _numbered(found.exits, target.exits)
     pauses = _is_wrong(found, target, exits)
     if pauses and not found.paused:
@@ -211,6 +212,7 @@ def accelerations(found: FastpathState, target: FastpathTarget) -> Iterator[Step
             yield LoadFastpath("it is made for what the kernel does with its packets", acceleration)
     if exits != found.exits:
         yield SetExits("what is redirected has to have somewhere to go", exits, found.exits)
+    yield from rule_steps(found, target)
     for wanted_one in missing:
         yield _placed(wanted_one, found.running.get(wanted_one.port))
     if (pauses or found.paused) and target.accelerations:

@@ -65,6 +65,10 @@ struct nf_ip_net {
 	struct nf_udp_net udp;
 };
 
+struct netns_nftables {
+	unsigned int base_seq;
+};
+
 struct netns_ct {
 	__u8 sysctl_checksum;
 	struct nf_ip_net nf_ct_proto;
@@ -74,6 +78,7 @@ struct net {
 	struct netns_ipv4 ipv4;
 	struct netns_ipv6 ipv6;
 	struct netns_ct ct;
+	struct netns_nftables nft;
 };
 
 typedef struct {

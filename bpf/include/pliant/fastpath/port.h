@@ -46,6 +46,9 @@ enum reason {
 	NOT_BRIDGED,   /* for the bridge itself, or a bridge that does more with it */
 	NO_STATION,    /* a source that is to be learnt here, or a destination that is not known */
 	PORT_CLOSED,   /* one of both ports does not forward, or not to the other */
+	REFUSED,       /* nftables drops it */
+	UNDECIDED,     /* comes to a rule of nftables that is not understood, or that has to see it */
+	CHANGING,      /* nftables' rules have changed, and have not been looked at yet */
 	REASONS,
 };
 

@@ -115,7 +115,7 @@ static __always_inline int reverse_path(struct xdp_md *ctx)
  * What fib_validate_source() sees to: the source is not this host's, and, where asked for, it is reached this way. Like
  * there the packet back would have come in where this one leaves.
  */
-static __always_inline enum reason look_back4(struct xdp_md *ctx, const struct packet4 *packet, __u32 way_out)
+static __noinline int look_back4(struct xdp_md *ctx, const struct packet4 *packet, __u32 way_out)
 {
 	struct bpf_fib_lookup back = {
 	    .family = AF_INET,
@@ -127,8 +127,10 @@ static __always_inline enum reason look_back4(struct xdp_md *ctx, const struct p
 
 	if (ports_decide4) {
 		back.l4_protocol = packet->protocol;
-		back.sport = packet->ports.to;
-		back.dport = packet->ports.from;
+		if (packet->protocol != IPPROTO_ICMP) {
+			back.sport = packet->ports.to;
+			back.dport = packet->ports.from;
+		}
 	}
 	if (bpf_fib_lookup(ctx, &back, sizeof(back), BPF_FIB_LOOKUP_SKIP_NEIGH))
 		return REVERSE_PATH;
@@ -216,6 +218,30 @@ static __noinline int signal4(struct xdp_md *ctx, const struct packet4 *packet)
 	return 0;
 }
 
+/* What nftables says of a packet, as the forward hook sees it. */
+static __always_inline int filter4(struct xdp_md *ctx, struct way *way, const struct packet4 *packet, __u32 way_out,
+				   const struct connection *connection)
+{
+	struct evaluation *now = NULL;
+	int verdict;
+
+	way->guards = 0;
+	if (filters_ipv4) {
+		now = begin_evaluation(way_out, &packet->ports, packet->protocol);
+		if (!now)
+			return CHANGING;
+		now->view[VIEW_FROM] = packet->from;
+		now->view[VIEW_TO] = packet->to;
+		now->view[VIEW_CLASS] = bpf_htonl((__u32)packet->tos << 24);
+		if (tracks4)
+			show_connection(now, connection);
+	}
+	verdict = evaluate(net_of(ctx), now, 0, filters_ipv4);
+	if (now)
+		way->guards = now->guards;
+	return verdict;
+}
+
 /* Ask the kernel for the way of a flow, and keep the answer. */
 static __noinline int find_way4(struct xdp_md *ctx, struct flow4 *flow, __u32 routes, __u32 now)
 {
@@ -241,8 +267,10 @@ static __noinline int find_way4(struct xdp_md *ctx, struct flow4 *flow, __u32 ro
 	found.ipv4_dst = packet.to;
 	if (ports_decide4) {
 		found.l4_protocol = packet.protocol;
-		found.sport = packet.ports.from;
-		found.dport = packet.ports.to;
+		if (packet.protocol != IPPROTO_ICMP) {
+			found.sport = packet.ports.from;
+			found.dport = packet.ports.to;
+		}
 	}
 	result = bpf_fib_lookup(ctx, &found, sizeof(found), 0);
 	reason = keep(&flow->way, &found, result);
@@ -252,6 +280,13 @@ static __noinline int find_way4(struct xdp_md *ctx, struct flow4 *flow, __u32 ro
 		reason = look_back4(ctx, &packet, found.ifindex);
 	if (reason != FORWARDED)
 		return reason;
+	if (follows_ruleset) {
+		reason = filter4(ctx, &flow->way, &packet, found.ifindex, &connection);
+		if (reason == CHANGING)
+			return reason;
+		if (reason != FORWARDED)
+			return leave(&flow->way, reason, routes, ours, now);
+	}
 	return begin(&flow->way, route_mtu4, routes, ours, now, connection.may_show);
 }
 
@@ -330,6 +365,10 @@ static __always_inline int route4(struct xdp_md *ctx, struct ethernet *eth, void
 			wanted.ports = *transport;
 		} else if (tracks4 || ip->protocol != IPPROTO_ICMP) {
 			return count(FRAGMENT, length, XDP_PASS);
+		} else if (filters_ipv4) { /* by type and code */
+			if ((void *)transport + ICMP_BYTES > end || total < sizeof(*ip) + ICMP_BYTES)
+				return count(MALFORMED, length, XDP_PASS);
+			wanted.ports.from = transport->from;
 		}
 	}
 	if (tracks4) {
@@ -340,7 +379,7 @@ static __always_inline int route4(struct xdp_md *ctx, struct ethernet *eth, void
 	flow = place4(&wanted, now);
 	if (!flow)
 		return count(NO_ROUTE, length, XDP_PASS);
-	routes = net_of(ctx)->ipv4.rt_genid.counter;
+	routes = generation_of(net_of(ctx), net_of(ctx)->ipv4.rt_genid.counter);
 	if (!is_same4(&flow->packet, &wanted) || !holds(&flow->way, routes, now) ||
 	    (tracks4 && has_signalled(&flow->tracked, wanted.protocol))) {
 		if (tracks4)
@@ -353,6 +392,10 @@ static __always_inline int route4(struct xdp_md *ctx, struct ethernet *eth, void
 		if (reason != FORWARDED)
 			return count(reason, length, XDP_PASS);
 	}
+	if (flow->way.left)
+		return count(flow->way.left, length, XDP_PASS);
+	if (is_guarded(&flow->way, wanted.protocol, transport, total - sizeof(*ip), end))
+		return count(SIGNALLING, length, XDP_PASS);
 	if (total > flow->way.mtu)
 		return count(TOO_BIG, length, XDP_PASS);
 	verdict = bpf_redirect_map(&ports, flow->way.port, XDP_PASS); /* before anything is rewritten */

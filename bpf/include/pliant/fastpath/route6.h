@@ -122,7 +122,7 @@ static __always_inline __u32 generation6(struct xdp_md *ctx)
 {
 	struct net *net = net_of(ctx);
 
-	return net->ipv6.fib6_sernum.counter + net->ipv6.rt6_stats->fib_rt_entries * 0x9e3779b1u;
+	return generation_of(net, net->ipv6.fib6_sernum.counter + net->ipv6.rt6_stats->fib_rt_entries * 0x9e3779b1u);
 }
 
 /* See translate4(). */
@@ -194,6 +194,30 @@ static __noinline int signal6(struct xdp_md *ctx, const struct packet6 *packet)
 	return 0;
 }
 
+/* See filter4(). */
+static __always_inline int filter6(struct xdp_md *ctx, struct way *way, const struct packet6 *packet, __u32 way_out,
+				   const struct connection *connection)
+{
+	struct evaluation *now = NULL;
+	int verdict;
+
+	way->guards = 0;
+	if (filters_ipv6) {
+		now = begin_evaluation(way_out, &packet->ports, packet->protocol);
+		if (!now)
+			return CHANGING;
+		__builtin_memcpy(now->view + VIEW_FROM, packet->from, sizeof(packet->from));
+		__builtin_memcpy(now->view + VIEW_TO, packet->to, sizeof(packet->to));
+		now->view[VIEW_CLASS] = packet->class_label;
+		if (tracks6)
+			show_connection(now, connection);
+	}
+	verdict = evaluate(net_of(ctx), now, 1, filters_ipv6);
+	if (now)
+		way->guards = now->guards;
+	return verdict;
+}
+
 static __noinline int find_way6(struct xdp_md *ctx, struct flow6 *flow, __u32 routes, __u32 now)
 {
 	struct bpf_fib_lookup found = {.family = AF_INET6, .ifindex = own_ifindex};
@@ -225,7 +249,16 @@ static __noinline int find_way6(struct xdp_md *ctx, struct flow6 *flow, __u32 ro
 	reason = keep(&flow->way, &found, result);
 	if (reason == FORWARDED && connection.way_out && connection.way_out != found.ifindex)
 		return UNTRACKED;
-	return reason == FORWARDED ? begin(&flow->way, route_mtu6, routes, ours, now, connection.may_show) : reason;
+	if (reason != FORWARDED)
+		return reason;
+	if (follows_ruleset) {
+		reason = filter6(ctx, &flow->way, &packet, found.ifindex, &connection);
+		if (reason == CHANGING)
+			return reason;
+		if (reason != FORWARDED)
+			return leave(&flow->way, reason, routes, ours, now);
+	}
+	return begin(&flow->way, route_mtu6, routes, ours, now, connection.may_show);
 }
 
 /* See look_at4(). */
@@ -322,6 +355,10 @@ static __always_inline int route6(struct xdp_md *ctx, struct ethernet *eth, void
 		if (reason != FORWARDED)
 			return count(reason, length, XDP_PASS);
 	}
+	if (flow->way.left)
+		return count(flow->way.left, length, XDP_PASS);
+	if (is_guarded(&flow->way, wanted.protocol, transport, total - sizeof(*ip), end))
+		return count(SIGNALLING, length, XDP_PASS);
 	if (total > flow->way.mtu)
 		return count(TOO_BIG, length, XDP_PASS);
 	verdict = bpf_redirect_map(&ports, flow->way.port, XDP_PASS);

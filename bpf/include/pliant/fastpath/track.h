@@ -171,6 +171,16 @@ static __always_inline __u32 masqueraded_at(const struct nf_conn *ct)
 	return index;
 }
 
+/* What rules may ask for of a connection. */
+static __always_inline void show_connection(struct evaluation *now, const struct connection *found)
+{
+	now->view[VIEW_CT_STATE] = 1 << 1; /* NF_CT_STATE_BIT(IP_CT_ESTABLISHED) */
+	now->view[VIEW_CT_STATUS] = found->status;
+	now->view[VIEW_CT_MARK] = found->mark;
+	now->view[VIEW_CT_DIRECTION] = bpf_htonl((__u32)found->direction << 24);
+	now->is_tracked = found->state == CT_ESTABLISHED;
+}
+
 /* Keep the connection for as long as the kernel does after such a packet. */
 static __always_inline bool keep_alive(struct nf_conn *ct, const struct nf_ip_net *settings, __u8 protocol,
 				       bool is_again)

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import contextlib
 import struct
-import time
 from functools import cached_property
 
+from pliant.agent.actuator.filter_tables import FilterTables
+from pliant.agent.actuator.flow_generation import fresh_generation, set_generation
 from pliant.agent.actuator.ground import Ground, Steps, Taken
 from pliant.fastpath.objects import shipped_object, tables_layout, tables_of
 from pliant.fastpath.target import Acceleration
@@ -18,7 +19,6 @@ from pliant.kernel.objects import load
 from pliant.kernel.pins import PinDirectory
 from pliant.kernel.programs import Program
 from pliant.observe.fastpath import (
-    GENERATION,
     PAUSED,
     FastpathPins,
     Mode,
@@ -65,6 +65,7 @@ class Fastpaths:
             PauseFastpath: Taken(self._pause, self._is_paused),
             ResumeFastpath: Taken(self._resume, self._is_resumed),
             RetireTables: Taken(self._retire, self._is_retired),
+            **FilterTables(self._pins).steps(),
         }
 
     def _load_step(self, step: LoadFastpath) -> None:
@@ -211,14 +212,3 @@ class Fastpaths:
     def _is_retired(self, step: RetireTables) -> None:
         if (self._pins.directory / step.layout).exists():
             raise KernelError("the tables of another build are still there")
-
-
-def fresh_generation() -> int:
-    """A number that no way that is still believed was found under: it comes again after an hour."""
-    return (time.monotonic_ns() // 1000) % PAUSED
-
-
-def set_generation(pins: FastpathPins, number: int) -> None:
-    """Make programs forget what they keep of flows, or, with :data:`PAUSED`, leave all packets to the kernel."""
-    with Map.pinned(pins.table(GENERATION)) as held:
-        held.put(bytes(_U32.size), _U32.pack(number))

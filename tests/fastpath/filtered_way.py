@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A router with a fast path that follows its configuration, and sockets that see frames on either side of it."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pliant.fastpath.objects import counted_reasons
+from pliant.fastpath.ruleset_walk import Packet
+from pliant.fastpath.synthesis import synthesize
+from pliant.fastpath.topology import topology
+from pliant.kernel.nftables_rules import Rules, read_rules
+from pliant.lab import Host
+from pliant.observe.fastpath import Mode, own_programs, read_counts
+from pliant.observe.network_reader import read_facts
+from pliant.plan.fastpath import accelerations, superseded
+from tests.fastpath.fastpath_row import Fastpath
+from tests.fastpath.rulesets import LAST_PORT, SOURCES, Around, packet
+
+_ETHERTYPES = {4: b"\x08\x00", 6: b"\x86\xdd"}
+_RECEIVE_BYTES = 1 << 24
+
+
+def _mac(host: Host, interface: str) -> bytes:
+    with host.inside(), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
+        sock.bind((interface, 0))
+        return bytes(sock.getsockname()[4])
+
+
+def _tap(host: Host, interface: str) -> socket.socket:
+    with host.inside():
+        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))  # ETH_P_ALL
+    sock.setsockopt(socket.SOL_SOCKET, 33, _RECEIVE_BYTES)  # SO_RCVBUFFORCE
+    sock.bind((interface, 3))
+    sock.settimeout(0.2)
+    return sock
+
+
+def _only_interface(host: Host) -> str:
+    found = json.loads(host.run(["ip", "-j", "link", "show"]).stdout)
+    [name] = [link["ifname"] for link in found if link["ifname"] != "lo"]
+    return str(name)
+
+
+@dataclass(frozen=True)
+class Way:
+    """From a sender through the router; what comes out is told by the number of each packet."""
+
+    fastpath: Fastpath
+    around: Around
+    sender: socket.socket
+    receiver: socket.socket
+    ethernet: Mapping[int, bytes]
+
+    @property
+    def router(self) -> Host:
+        return self.fastpath.row.router
+
+    def nft(self, text: str) -> Rules:
+        """Give the router rules."""
+        self.router.run(["nft", "-f", "-"], given=text)
+        return read_rules(self.router.netns_path)
+
+    def follow(self) -> None:
+        """Have the fast path be what the router's configuration makes of it."""
+        facts = read_facts(self.router.netns_path)
+        found = topology(facts, own=own_programs(self.fastpath.pins))
+        target = synthesize(found, {port.index: Mode.NATIVE for port in found.ports})
+        self.fastpath.take(
+            (*accelerations(self.fastpath.found(), target), *superseded(self.fastpath.found(), target))
+        )
+        found_now = self.fastpath.found()
+        assert [*accelerations(found_now, target), *superseded(found_now, target)] == []
+
+    def counts(self) -> dict[str, int]:
+        """What became of packets that came in by the inner interface, by reason."""
+        counted = read_counts(self.fastpath.pins, self.fastpath.port(self.around.inside))
+        names = counted_reasons()
+        return {names.get(number, "forwarded"): one.packets for number, one in enumerate(counted)}
+
+    def through(self, packets: Mapping[int, Packet], last: int) -> list[int]:
+        """Send packets, and then one that every ruleset lets pass; the numbers of what comes out before it."""
+        for sent in packets.values():
+            self.sender.send(self.ethernet[sent.family] + sent.data)
+        end = packet(self.around, 4, last, SOURCES[4][0], "udp", LAST_PORT)
+        self.sender.send(self.ethernet[4] + end.data)
+        found: list[int] = []
+        deadline = time.monotonic() + 10
+        while last not in found:
+            assert time.monotonic() < deadline, "the last packet did not come through"
+            found += self._received()
+        return [number for number in found if number != last]
+
+    def _received(self) -> Iterator[int]:
+        try:
+            frame = self.receiver.recv(2048)
+        except TimeoutError:
+            return
+        if frame[12:14] == _ETHERTYPES[4]:
+            yield int.from_bytes(frame[18:20], "big")
+        elif frame[12:14] == _ETHERTYPES[6] and frame[20] in (socket.IPPROTO_TCP, socket.IPPROTO_UDP):
+            yield int.from_bytes(frame[14:18], "big") & 0xFFFFF
+
+
+@contextmanager
+def filtered_way(fastpath: Fastpath) -> Iterator[Way]:
+    """The row's router with routes to all sources, and nothing in the rules."""
+    row = fastpath.row
+    near, far = _only_interface(row.sender), _only_interface(row.receiver)
+    macs = {
+        name: _mac(host, name)
+        for host, name in ((row.sender, near), (row.router, row.left), (row.receiver, far))
+    }
+    targets, commands = {}, []
+    for family, length in ((4, 24), (6, 32)):
+        targets[family] = _address(row.receiver, far, family)
+        sender = _address(row.sender, near, family)
+        commands += [
+            f"neighbour replace {targets[family]} lladdr {macs[far].hex(':')} dev {row.right} nud permanent",
+            f"neighbour replace {sender} lladdr {macs[near].hex(':')} dev {row.left} nud permanent",
+            *_routes(family, length, sender, row.left),
+        ]
+    row.router.ip(*commands)
+    around = Around(
+        row.left, row.right, fastpath.port(row.left).ifindex, fastpath.port(row.right).ifindex, targets
+    )
+    ethernet = {f: macs[row.left] + macs[near] + kind for f, kind in _ETHERTYPES.items()}
+    with _tap(row.sender, near) as sender_tap, _tap(row.receiver, far) as receiver_tap:
+        yield Way(fastpath, around, sender_tap, receiver_tap, ethernet)
+    row.router.run(["nft", "flush", "ruleset"])
+
+
+def _routes(family: int, length: int, via: str, interface: str) -> Iterable[str]:
+    prefixes = ("198.51.100.0/24", "203.0.113.0/24") if family == 4 else (f"2001:db8::/{length}",)
+    return (f"route replace {prefix} via {via} dev {interface}" for prefix in prefixes)
+
+
+def _address(host: Host, interface: str, family: int) -> str:
+    shown = host.run(
+        ["ip", f"-{family}", "-j", "address", "show", "dev", interface, "scope", "global"]
+    ).stdout
+    [found] = json.loads(shown)
+    return str(found["addr_info"][0]["local"])

@@ -14,8 +14,7 @@
 #ifndef PLIANT_FASTPATH_FILTER_H
 #define PLIANT_FASTPATH_FILTER_H
 
-#include <pliant/fastpath/kernel.h>
-#include <pliant/fastpath/port.h>
+#include <pliant/fastpath/way.h>
 
 #define ROWS_MAX     8192 /* a power of two, of each half */
 #define STEPS_MAX    1024
@@ -182,6 +181,36 @@ static __always_inline __u32 ruleset_generation(const struct net *net)
 	if (!__builtin_preserve_field_info(net->nft.base_seq, 2 /* exists */))
 		return 0;
 	return *(const volatile __u32 *)&net->nft.base_seq;
+}
+
+/* The kernel's generation of what decides over a flow: of its routes, and of its rules. */
+static __always_inline __u32 generation_of(const struct net *net, __u32 routes)
+{
+	return follows_ruleset ? routes + ruleset_generation(net) * 0x85ebca6bu : routes;
+}
+
+/* As long as the way would hold, all of the flow is left to the kernel, and this is why. */
+static __always_inline enum reason leave(struct way *way, enum reason reason, __u32 routes, __u32 ours, __u32 now)
+{
+	if (ours == PAUSED_GENERATION)
+		return PAUSED;
+	way->left = reason;
+	way->routes = routes;
+	way->generation = ours;
+	way->born = now;
+	way->ifindex = own_ifindex;
+	return reason;
+}
+
+/* Whether what was decided of the flow is not for this packet of it, of whose segment there are so many bytes. */
+static __always_inline bool is_guarded(const struct way *way, __u8 protocol, const void *segment, __u32 bytes,
+				       const void *end)
+{
+	const __u8 *flags = segment + TCP_FLAGS_AT;
+
+	if (!way->guards || protocol != IPPROTO_TCP)
+		return false;
+	return bytes < TCP_BYTES || segment + TCP_BYTES > end || *flags & TCP_SIGNALS;
 }
 
 static __always_inline __u64 high(const __u32 *words)

@@ -14,8 +14,8 @@
 #include <bpf/bpf_core_read.h>
 
 #include <pliant/fastpath/metadata.h>
+#include <pliant/fastpath/filter.h>
 #include <pliant/fastpath/transport.h>
-#include <pliant/fastpath/way.h>
 
 #define SIGNALS 65536 /* a power of two */
 

@@ -11,7 +11,6 @@
 #ifndef PLIANT_FASTPATH_WAY_H
 #define PLIANT_FASTPATH_WAY_H
 
-#include <pliant/fastpath/filter.h>
 #include <pliant/fastpath/kernel.h>
 #include <pliant/fastpath/port.h>
 
@@ -84,12 +83,6 @@ static __always_inline bool holds(const struct way *way, __u32 routes, __u32 now
 	       now - way->born <= max_age;
 }
 
-/* The kernel's generation of what decides over a flow: of its routes, and of its rules. */
-static __always_inline __u32 generation_of(const struct net *net, __u32 routes)
-{
-	return follows_ruleset ? routes + ruleset_generation(net) * 0x85ebca6bu : routes;
-}
-
 /* Whether it is this packet that shows the kernel that the neighbour is in use. */
 static __always_inline bool is_confirming(const struct way *way, __u32 now)
 {
@@ -145,30 +138,6 @@ static __always_inline enum reason begin(struct way *way, __u16 route_mtu, __u32
 	way->born = now;
 	way->ifindex = own_ifindex;
 	return may_show && is_confirming(way, now) ? CONFIRMING : FORWARDED;
-}
-
-/* As long as the way would hold, all of the flow is left to the kernel, and this is why. */
-static __always_inline enum reason leave(struct way *way, enum reason reason, __u32 routes, __u32 ours, __u32 now)
-{
-	if (ours == PAUSED_GENERATION)
-		return PAUSED;
-	way->left = reason;
-	way->routes = routes;
-	way->generation = ours;
-	way->born = now;
-	way->ifindex = own_ifindex;
-	return reason;
-}
-
-/* Whether what was decided of the flow is not for this packet of it, of whose segment there are so many bytes. */
-static __always_inline bool is_guarded(const struct way *way, __u8 protocol, const void *segment, __u32 bytes,
-				       const void *end)
-{
-	const __u8 *flags = segment + TCP_FLAGS_AT;
-
-	if (!way->guards || protocol != IPPROTO_TCP)
-		return false;
-	return bytes < TCP_BYTES || segment + TCP_BYTES > end || *flags & TCP_SIGNALS;
 }
 
 static __always_inline void readdress(struct ethernet *eth, const struct way *way)

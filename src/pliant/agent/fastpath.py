@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from collections import Counter
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pliant.errors import PliantError
+from pliant.kernel.errors import KernelError
 from pliant.observe.fastpath import (
     FORWARDED,
     Counted,
@@ -19,6 +21,7 @@ from pliant.observe.fastpath import (
     FastpathState,
     Mode,
     Port,
+    is_attached,
     own_programs,
     read_counts,
     read_fastpath,
@@ -52,6 +55,7 @@ class FastpathGround:
     facts: Callable[[], Facts] | None = None
     wait: Callable[[float], object] = lambda seconds: None
     refusals: dict[tuple[str, Mode], str] = field(default_factory=dict)
+    _own: frozenset[int] = frozenset()
     _refused: dict[str, tuple[Interface, float]] = field(default_factory=dict)
 
     @property
@@ -71,11 +75,30 @@ class FastpathGround:
         """What can be accelerated."""
         from pliant.fastpath.topology import topology
 
-        return topology(self._facts(), own=own_programs(self.pins))
+        facts = self._facts()
+        self._own |= own_programs(self.pins) | _behind_own_links(self.pins, facts)
+        return topology(facts, own=self._own)
 
     def arrangements(self, wishes: Wishes) -> tuple[Arrangement, ...]:
         """What each interface is to run."""
         return self._arranged(wishes)[1]
+
+    def warm(self, target: FastpathTarget) -> None:
+        """Make the objects of a target ready in this process, so that the next program is loaded sooner."""
+        from pliant.fastpath.objects import shared_tables, shipped_object
+        from pliant.kernel.maps import Map
+        from pliant.kernel.templates import template_of
+
+        pins = self.pins
+        with contextlib.ExitStack() as held:
+            shared = {
+                name: held.enter_context(Map.pinned(pins.table(name)))
+                for name in shared_tables()
+                if pins.table(name).exists()
+            }
+            for name in {acceleration.object for acceleration in target.accelerations.values()}:
+                with contextlib.suppress(KernelError):  # then it is loaded as any other
+                    template_of(shipped_object(name), name, shared)
 
     def target(self, wishes: Wishes) -> FastpathTarget:
         """The programs that do what is asked for, as far as it can be done."""
@@ -127,6 +150,16 @@ class FastpathGround:
         from pliant.observe.network_reader import read_facts
 
         return self.facts() if self.facts else read_facts()
+
+
+def _behind_own_links(pins: FastpathPins, facts: Facts) -> frozenset[int]:
+    """The programs that facts have where links of ours are: the kernel does not tell when a link's is replaced."""
+    found = set()
+    for port in pins.ports():
+        at = facts.interface(port.ifindex)
+        if at is not None and is_attached(pins, port):
+            found |= {attached.program_id for attached in at.xdp if attached.mode == port.mode}
+    return frozenset(found)
 
 
 def _indices(step: Step) -> set[int]:

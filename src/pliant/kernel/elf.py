@@ -11,14 +11,14 @@ from pathlib import Path
 from pliant.kernel.errors import KernelError
 
 _SYMTAB = 2
-_OBJECT = 1
+_OBJECT, _FUNCTION = 1, 2
 _SECTION = struct.Struct("=IIQQQQIIQQ")
 _SYMBOL = struct.Struct("=IBBHQQ")
 
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """A variable of an object: the section it is in, and where there, in bytes."""
+    """A variable or a function of an object: the section it is in, and where there, in bytes."""
 
     name: str
     section: str
@@ -62,13 +62,20 @@ class Elf:
 
     def variables(self) -> dict[str, Variable]:
         """Global and static variables by name."""
+        return self._symbols(_OBJECT)
+
+    def functions(self) -> dict[str, Variable]:
+        """Functions by name."""
+        return self._symbols(_FUNCTION)
+
+    def _symbols(self, kind: int) -> dict[str, Variable]:
         found: dict[str, Variable] = {}
         for index, header in enumerate(self._headers):
             if header[1] != _SYMTAB:
                 continue
             strings = self._bytes(header[6])
             for name, info, _, section, value, size in _SYMBOL.iter_unpack(self._bytes(index)):
-                if info & 0xF == _OBJECT and 0 < section < len(self.sections):
+                if info & 0xF == kind and 0 < section < len(self.sections):
                     text = _text(strings, name)
                     found[text] = Variable(text, self.sections[section], value, size)
         return found

@@ -30,6 +30,7 @@ from pliant.kernel.uapi import MMAPABLE, Command, MapType
 
 __all__ = ["Map", "MapType", "map_ids"]
 
+_RDONLY_PROG = 1 << 7  # BPF_F_RDONLY_PROG
 _INFO = struct.Struct("=IIIIII16sIIQQIIIIQ")
 
 
@@ -77,6 +78,23 @@ class Map(Descriptor):
             "IIIIIII16s", kind, key_size, value_size, max_entries, flags, 0, 0, object_name(name)
         )
         return cls(bpf(Command.MAP_CREATE, attr, f"create the map {name or kind.name.lower()}"))
+
+    def declaration(self, types: int) -> bytes:
+        """What :meth:`declared` makes a map like this one of; ``types`` describe its keys and values, if any do."""
+        typed = types if self._key_type or self._value_type else 0
+        flags = self.flags & ~added_flags(self.type)
+        sizes = (self.type, self.key_size, self.value_size, self.max_entries, flags, 0, 0)
+        name = object_name(self.name)
+        return bytes(attributes("IIIIIII16sIIII", *sizes, name, 0, typed, self._key_type, self._value_type))
+
+    @classmethod
+    def declared(cls, declaration: bytes) -> Map:
+        """Create an empty map as declared."""
+        return cls(bpf(Command.MAP_CREATE, bytearray(declaration), "create a map"))
+
+    def freeze(self) -> None:
+        """Have it never changed by user space again; with it programs know what is in it."""
+        bpf(Command.MAP_FREEZE, attributes("I", self.fileno()), f"freeze the map {self.name}")
 
     @classmethod
     def by_id(cls, number: int) -> Map:
@@ -231,6 +249,11 @@ class Map(Descriptor):
         full = -result in (codes.E2BIG, codes.ENOSPC)
         remedy = f"it is full ({self.max_entries} entries)" if full else ""
         return kernel_error(-result, f"{verb} the map {self.name}", remedy=remedy)
+
+
+def added_flags(kind: MapType) -> int:
+    """The flags that the kernel itself adds to maps of a type."""
+    return _RDONLY_PROG if kind in (MapType.DEVMAP, MapType.DEVMAP_HASH) else 0
 
 
 def map_ids() -> Iterator[int]:

@@ -20,7 +20,7 @@ from typing import Self
 from pliant.kernel.elf import Elf
 from pliant.kernel.errors import KernelError, NotSupported, kernel_error
 from pliant.kernel.libbpf import collected_messages, libbpf
-from pliant.kernel.maps import Map
+from pliant.kernel.maps import Map, added_flags
 from pliant.kernel.probes import SUPPORTED, probe
 from pliant.kernel.programs import Program
 from pliant.kernel.refusal import load_error
@@ -30,7 +30,6 @@ _NOTHING: Mapping[str, int | bytes] = MappingProxyType({})
 _NO_MAPS: Mapping[str, Map] = MappingProxyType({})
 _NO_SIZES: Mapping[str, int] = MappingProxyType({})
 _RODATA = ".rodata"
-_RDONLY_PROG = 1 << 7  # BPF_F_RDONLY_PROG
 _READY = 3  # BPF_STRUCT_OPS_STATE_READY
 # Sections that libbpf 1.1 does not know yet.
 _NEWER_SECTIONS = (
@@ -89,6 +88,62 @@ def load(
         draft.reuse_maps(reuse)
         draft.load(messages)
         return draft.take()
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What libbpf has made of an object: enough to load its programs again without it.
+
+    ``programs`` has each program's instructions, type, hook and flags; in the instructions maps are numbers, whose
+    names are ``names``. ``maps`` are those maps; ``types`` is the descriptor of the object's types.
+    """
+
+    programs: Mapping[str, tuple[bytes, ProgramType, int, int]]
+    names: Mapping[int, str]
+    maps: Mapping[str, Map]
+    types: int
+
+
+def prepare(path: Path, *, feature: str, reuse: Mapping[str, Map] = _NO_MAPS) -> Prepared:
+    """Have libbpf make an object ready, and load it once with the constants it has. Arguments as for :func:`load`.
+
+    Whoever calls closes the maps and the descriptor of the types.
+    """
+    with collected_messages() as messages, _opened(path, feature, messages) as draft:
+        draft.set_types()
+        draft.reuse_maps(reuse)
+        draft.load(messages)
+        return draft.prepared()
+
+
+def put_constants(content: bytearray, values: Mapping[str, int | bytes], elf: Elf, feature: str) -> None:
+    """Write constants (``const volatile`` variables) into the content of an object's section of constants.
+
+    Raises :class:`KernelError` for a name that the object has not or a size that differs.
+    """
+    known = {v.name: v for v in elf.variables().values() if v.section == _RODATA}
+    for name, value in values.items():
+        if name not in known:
+            listed = ", ".join(sorted(known)) or "none"
+            raise KernelError(f"{feature} ({elf.path.name}) has no constant {name}; it has: {listed}")
+        place = known[name]
+        where = f"the constant {name} of {feature} ({elf.path.name})"
+        content[place.offset : place.offset + place.size] = _constant(where, value, place.size)
+
+
+def _constant(where: str, value: int | bytes, size: int) -> bytes:
+    if isinstance(value, bytes):
+        if len(value) != size:
+            raise KernelError(f"{where} has {size} bytes, {len(value)} given")
+        return value
+    letters = {1: "b", 2: "h", 4: "i", 8: "q"}
+    if size not in letters:
+        raise KernelError(f"{where} has {size} bytes: give bytes, not an integer")
+    letter = letters[size] if value < 0 else letters[size].upper()
+    try:
+        return struct.pack("=" + letter, value)
+    except struct.error as error:
+        raise KernelError(f"{where} has {size} bytes, too small for {value}") from error
 
 
 @contextlib.contextmanager
@@ -164,34 +219,14 @@ class _Draft:
     def set_rodata(self, values: Mapping[str, int | bytes]) -> None:
         if not values:
             return
-        known = {v.name: v for v in Elf(self._path).variables().values() if v.section == _RODATA}
-        area = self._find("section", self._maps, _RODATA) if known else 0
+        area = self._maps.get(_RODATA, 0)
         size = ctypes.c_size_t()
         start = self._lib.bpf_map__initial_value(area, ctypes.byref(size)) if area else 0
         content = bytearray(ctypes.string_at(start, size.value)) if start else bytearray()
-        for name, value in values.items():
-            if name not in known:
-                self._find("constant", dict.fromkeys(known, 0), name)
-            place = known[name]
-            content[place.offset : place.offset + place.size] = self._constant(name, value, place.size)
+        put_constants(content, values, Elf(self._path), self._feature)
         self._check(
             self._lib.bpf_map__set_initial_value(area, bytes(content), len(content)), "set the constants"
         )
-
-    def _constant(self, name: str, value: int | bytes, size: int) -> bytes:
-        where = f"the constant {name} of {self._feature} ({self._path.name})"
-        if isinstance(value, bytes):
-            if len(value) != size:
-                raise KernelError(f"{where} has {size} bytes, {len(value)} given")
-            return value
-        letters = {1: "b", 2: "h", 4: "i", 8: "q"}
-        if size not in letters:
-            raise KernelError(f"{where} has {size} bytes: give bytes, not an integer")
-        letter = letters[size] if value < 0 else letters[size].upper()
-        try:
-            return struct.pack("=" + letter, value)
-        except struct.error as error:
-            raise KernelError(f"{where} has {size} bytes, too small for {value}") from error
 
     def size_maps(self, sizes: Mapping[str, int]) -> None:
         for name, entries in sizes.items():
@@ -207,7 +242,12 @@ class _Draft:
                 self._lib.bpf_map__value_size(item),
                 self._lib.bpf_map__map_flags(item),
             )
-            found = (given.type.name, given.key_size, given.value_size, given.flags & ~_added(given.type))
+            found = (
+                given.type.name,
+                given.key_size,
+                given.value_size,
+                given.flags & ~added_flags(given.type),
+            )
             if declared != found:
                 raise KernelError(
                     f"the map {name} of {self._feature} cannot be shared: its type, key bytes, value bytes "
@@ -243,6 +283,23 @@ class _Draft:
             self._lib.bpf_link__disconnect(link)
         self._lib.bpf_link__destroy(link)
 
+    def prepared(self) -> Prepared:
+        programs = {}
+        for name, item in self._programs.items():
+            count = 8 * self._lib.bpf_program__insn_cnt(item)
+            programs[name] = (
+                ctypes.string_at(self._lib.bpf_program__insns(item), count),
+                ProgramType(self._lib.bpf_program__type(item)),
+                int(self._lib.bpf_program__expected_attach_type(item)),
+                int(self._lib.bpf_program__flags(item)),
+            )
+        names = {int(self._lib.bpf_map__fd(item)): name for name, item in self._maps.items()}
+        with contextlib.ExitStack() as undo:
+            maps = {name: undo.enter_context(Map(os.dup(number))) for number, name in names.items()}
+            types = os.dup(self._lib.bpf_object__btf_fd(self._handle))
+            undo.pop_all()
+        return Prepared(programs, names, maps, types)
+
     def take(self) -> LoadedObject:
         with contextlib.ExitStack() as undo:
             programs = {
@@ -260,11 +317,6 @@ class _Draft:
                     raise KernelError(f"libbpf did not fill the struct_ops map {name} of {self._feature}")
             undo.pop_all()
         return LoadedObject(programs, maps)
-
-
-def _added(kind: MapType) -> int:
-    """The flags that the kernel itself adds to maps of a type."""
-    return _RDONLY_PROG if kind in (MapType.DEVMAP, MapType.DEVMAP_HASH) else 0
 
 
 def _filled(struct_ops: Map) -> bool:

@@ -236,6 +236,15 @@ def running_build(pins: FastpathPins, port: Port) -> str | None:
     return None
 
 
+def is_attached(pins: FastpathPins, port: Port) -> bool:
+    """Whether the link that is pinned for an interface is attached to it, whatever it runs."""
+    try:
+        with Link.pinned(pins.link(port)) as link:
+            return link.info().ifindex == port.ifindex
+    except KernelError:
+        return False
+
+
 def read_exits(pins: FastpathPins) -> dict[int, int]:
     """The interfaces packets may leave by: both tables have to say so."""
     if not pins.table("ports").exists():

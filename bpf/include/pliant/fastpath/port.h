@@ -52,6 +52,9 @@ enum reason {
 	REASONS,
 };
 
+/* So that user space finds the names in the object's types. */
+const volatile enum reason reasons = REASONS;
+
 struct count {
 	__u64 packets;
 	__u64 bytes;
@@ -60,7 +63,7 @@ struct count {
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, REASONS);
-	__type(key, enum reason); /* so that user space finds the names in the object's types */
+	__type(key, __u32);
 	__type(value, struct count);
 } counts SEC(".maps");
 

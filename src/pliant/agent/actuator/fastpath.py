@@ -15,9 +15,9 @@ from pliant.fastpath.target import Acceleration
 from pliant.kernel.errors import KernelError
 from pliant.kernel.links import Link, XdpMode, attach_xdp
 from pliant.kernel.maps import Map
-from pliant.kernel.objects import load
 from pliant.kernel.pins import PinDirectory
 from pliant.kernel.programs import Program
+from pliant.kernel.templates import load_again
 from pliant.observe.fastpath import (
     PAUSED,
     FastpathPins,
@@ -87,7 +87,7 @@ class Fastpaths:
 
     def _load(self, wanted: Acceleration, known: dict[str, Map]) -> None:
         path = shipped_object(wanted.object)
-        with load(path, feature=wanted.object, rodata=wanted.constants, reuse=known) as loaded:
+        with load_again(path, feature=wanted.object, rodata=wanted.constants, reuse=known) as loaded:
             pins = {name: self._pins.table(name) for name in tables_of(wanted.object)}
             pins["counts"] = self._pins.counts(wanted.port)
             for name, pin in pins.items():

@@ -287,6 +287,10 @@ class Agent:
         """The fast path follows the network: what is heard of from now on counts anew."""
         if not self.reconciler.wishes:
             self.network.close()
+        elif outcome.cause is Cause.START:
+            self.loop.after(
+                0, lambda: self.host.fastpath.warm(self.host.fastpath.target(self.reconciler.wishes))
+            )
         for (name, mode), said in self.host.fastpath.refusals.items():
             if self.fastpath_refused.get((name, mode)) != said:
                 self.tell(

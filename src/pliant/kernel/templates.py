@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loading one object many times with other constants, without what does not depend on them.
+
+libbpf reads all of the kernel's types and relocates the object against them each time, which takes longer than the
+kernel needs to verify a small program. Here it does so once in a process: its instructions are kept, and another
+program is those with other maps put in, among them a new one for the constants.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from pliant.kernel.btf import Btf
+from pliant.kernel.elf import Elf
+from pliant.kernel.errors import KernelError
+from pliant.kernel.maps import Map
+from pliant.kernel.objects import LoadedObject, load, prepare, put_constants
+from pliant.kernel.programs import Program, ProgramType
+from pliant.kernel.syscall import address, attributes, bpf, object_name
+from pliant.kernel.uapi import Command
+
+_INSTRUCTION = struct.Struct("=BBhi")
+_LOAD_IMM64, _CALL = 0x18, 0x85
+_MAP_FD, _MAP_VALUE = 1, 2  # BPF_PSEUDO_* as the source of a LOAD_IMM64
+_OWN_FUNCTION, _KERNEL_FUNCTION = 1, 2  # BPF_PSEUDO_* as the source of a call
+_CONSTANTS = ".rodata"
+_FUNCTION_INFO = struct.Struct("=II")  # struct bpf_func_info
+_EXTENSION = struct.Struct("=HBBIII")  # struct btf_ext_header, as far as functions
+
+
+class _NoTemplate(KernelError):
+    """An object that only libbpf can load."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Code:
+    """A program: instructions, the place of each map in them, and the type of each of its functions."""
+
+    instructions: bytes
+    maps: tuple[tuple[int, str], ...]
+    functions: bytes
+    type: ProgramType
+    hook: int
+    flags: int
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """An object that was made ready. ``types`` is a descriptor, kept for the life of the process."""
+
+    elf: Elf
+    feature: str
+    codes: Mapping[str, _Code]
+    declared: Mapping[str, bytes]
+    constants: Mapping[str, bytes]
+    types: int
+
+    def load(self, rodata: Mapping[str, int | bytes], reuse: Mapping[str, Map]) -> LoadedObject:
+        """Load its programs with these constants and maps; the maps that are not given are new."""
+        with contextlib.ExitStack() as undo:
+            maps = {
+                name: undo.enter_context(Map(os.dup(reuse[name].fileno())))
+                if name in reuse
+                else undo.enter_context(self._made(name, rodata))
+                for name in self.declared
+            }
+            programs = {
+                name: undo.enter_context(self._program(name, code, maps)) for name, code in self.codes.items()
+            }
+            undo.pop_all()
+        return LoadedObject(programs, maps)
+
+    def _made(self, name: str, rodata: Mapping[str, int | bytes]) -> Map:
+        made = Map.declared(self.declared[name])
+        if name in self.constants:
+            content = bytearray(self.constants[name])
+            if name == _CONSTANTS:
+                put_constants(content, rodata, self.elf, self.feature)
+            made.put(bytes(4), bytes(content))
+            made.freeze()
+        return made
+
+    def _program(self, name: str, code: _Code, maps: Mapping[str, Map]) -> Program:
+        instructions, license_name = bytearray(code.instructions), bytearray(b"GPL\0")
+        for position, used in code.maps:
+            struct.pack_into("=i", instructions, position + 4, maps[used].fileno())
+        functions = bytearray(code.functions)
+        attr = attributes(
+            "IIQQIIQII16sIIIIQIIQIII",
+            *(code.type, len(instructions) // 8, address(instructions), address(license_name)),
+            *(0, 0, 0, 0, code.flags, object_name(name), 0, code.hook),
+            *(self.types, _FUNCTION_INFO.size, address(functions), len(functions) // _FUNCTION_INFO.size),
+            *(0, 0, 0, 0, 0),
+        )
+        return Program(bpf(Command.PROG_LOAD, attr, f"load {self.feature} ({self.elf.path.name})"))
+
+
+def load_again(
+    path: Path, *, feature: str, rodata: Mapping[str, int | bytes], reuse: Mapping[str, Map]
+) -> LoadedObject:
+    """Load an object of which other programs are, or will be, loaded with other constants.
+
+    The same as :func:`~pliant.kernel.objects.load`, sooner from the second time on. What the kernel refuses is given to
+    libbpf once more, which says why.
+    """
+    try:
+        return template_of(path, feature, reuse).load(rodata, reuse)
+    except KernelError:
+        return load(path, feature=feature, rodata=rodata, reuse=reuse)
+
+
+def template_of(path: Path, feature: str, shared: Mapping[str, Map]) -> Template:
+    """Make an object ready, which is kept for the life of the process.
+
+    ``shared`` are maps that are there already, so that none are made for it. Raises :class:`KernelError` when this
+    kernel does not take it, or when only libbpf can load it.
+    """
+    return _template(path, feature, path.stat().st_mtime_ns, _Shared(shared))
+
+
+class _Shared(dict[str, Map]):
+    """Maps that are there already, so that none are made for the template; which ones is all the same."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return 0
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Shared)
+
+
+@cache
+def _template(path: Path, feature: str, version: int, shared: _Shared) -> Template:
+    del version
+    elf, types = Elf(path), Btf.from_elf(path)
+    prepared = prepare(path, feature=feature, reuse=shared)
+    by_type = _function_types(elf, types)
+    try:
+        declared = {name: held.declaration(prepared.types) for name, held in prepared.maps.items()}
+        internal = {name: held for name, held in prepared.maps.items() if name.startswith(".")}
+        if strange := [name for name in internal if not name.startswith(_CONSTANTS)]:
+            raise _NoTemplate(f"{feature} has variables that are not constant ({', '.join(strange)})")
+        constants = {name: held.get(bytes(4)) or b"" for name, held in internal.items()}
+        codes = {
+            name: _Code(
+                instructions,
+                tuple(_places(instructions, prepared.names)),
+                b"".join(_functions(instructions, name, elf, by_type)),
+                kind,
+                hook,
+                flags,
+            )
+            for name, (instructions, kind, hook, flags) in prepared.programs.items()
+        }
+    except BaseException:
+        os.close(prepared.types)
+        raise
+    finally:
+        for held in prepared.maps.values():
+            held.close()
+    return Template(elf, feature, codes, declared, constants, prepared.types)
+
+
+def _places(instructions: bytes, names: Mapping[int, str]) -> Iterator[tuple[int, str]]:
+    """Where maps are named, in bytes."""
+    for number, (code, registers, offset, immediate) in enumerate(_INSTRUCTION.iter_unpack(instructions)):
+        source = registers >> 4
+        if code == _LOAD_IMM64 and source in (_MAP_FD, _MAP_VALUE):
+            yield number * _INSTRUCTION.size, names[immediate]
+        if code == _CALL and source == _KERNEL_FUNCTION and offset:
+            raise _NoTemplate("functions of kernel modules have descriptors of their own")
+
+
+def _functions(instructions: bytes, name: str, elf: Elf, types: Mapping[str, int]) -> Iterator[bytes]:
+    """The first instruction of each function of a program, and its type.
+
+    libbpf puts the functions that a program calls behind it; which is where is told by what they are made of.
+    """
+    codes = bytes(instructions[:: _INSTRUCTION.size])
+    decoded = list(_INSTRUCTION.iter_unpack(instructions))
+    called = {
+        number + 1 + immediate
+        for number, (code, registers, _, immediate) in enumerate(decoded)
+        if code == _CALL and registers >> 4 == _OWN_FUNCTION
+    }
+    starts = sorted({0} | called)
+    known = {
+        function: bytes((elf.section(where.section) or b"")[where.offset : where.offset + where.size : 8])
+        for function, where in elf.functions().items()
+    }
+    for start, end in zip(starts, [*starts[1:], len(codes)], strict=True):
+        found = (
+            name if start == 0 else next((f for f, made in known.items() if made == codes[start:end]), None)
+        )
+        if found is None or found not in types:
+            raise _NoTemplate(f"a function of {name} cannot be told")
+        yield _FUNCTION_INFO.pack(start, types[found])
+
+
+def _function_types(elf: Elf, types: Btf) -> dict[str, int]:
+    """The number of each function's type, from the object's .BTF.ext."""
+    data = elf.section(".BTF.ext") or b""
+    if not data:
+        raise _NoTemplate(f"{elf.path.name} does not say what its functions are")
+    header = _EXTENSION.unpack_from(data)
+    at, end = header[3] + header[4], header[3] + header[4] + header[5]
+    size = struct.unpack_from("=I", data, at)[0]
+    at += 4
+    places = {(where.section, where.offset): name for name, where in elf.functions().items()}
+    found = {}
+    while at < end:
+        section, count = struct.unpack_from("=II", data, at)
+        for number in range(count):
+            offset, kind = struct.unpack_from("=II", data, at + 8 + number * size)
+            found[places[types.text(section), offset]] = kind
+        at += 8 + count * size
+    return found

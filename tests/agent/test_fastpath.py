@@ -234,10 +234,11 @@ def test_a_change_of_the_network_replaces_programs_with_a_pause_before(ground: G
     ground.run("ip", "rule", "del", "table", "77")
     assert kinds[0] == "pause-fastpath"
     assert kinds.index("pause-fastpath") < kinds.index("load-fastpath") < kinds.index("switch-fastpath")
-    assert kinds.index("switch-fastpath") < kinds.index("resume-fastpath") < kinds.index("forget-fastpath")
+    assert kinds.index("switch-fastpath") < kinds.index("resume-fastpath") == len(kinds) - 1
     assert ground.found().running.keys() == before.keys()
     assert ground.found().running != before
-    ground.change(lambda host: host.change_to_repair())
+    back = ground.change(lambda host: host.change_to_repair()).change.plan
+    assert "load-fastpath" not in {step.kind for step in back}  # it was kept
     assert ground.found().running == before
 
 
@@ -250,7 +251,7 @@ def test_every_failing_step_is_taken_back_with_those_before(
     wider = fastpath(interfaces=[ground.left, ground.right])
     with ground.host() as host:
         count = len(host.change_to_apply([wider]).plan)
-    assert count > 6
+    assert count > 4
     for number in range(count):
         with ground.host() as host, host.exclusively():
             change = host.change_to_apply([wider])
@@ -272,4 +273,5 @@ def test_every_failing_step_is_taken_back_with_those_before(
             assert found == before
     ground.run("ip", "rule", "del", "table", "77")
     ground.change(lambda host: host.change_to_repair())
-    assert ground.found() == before
+    assert ground.found().running.keys() >= before.running.keys()
+    assert ground.drift() == []

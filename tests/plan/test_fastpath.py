@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pliant.fastpath.target import Acceleration, FastpathTarget
 from pliant.observe.fastpath import FastpathState, Mode, Port
 from pliant.plan.fastpath import (
+    KEPT,
     AttachFastpath,
     DetachFastpath,
     ForgetFastpath,
@@ -28,7 +29,7 @@ from pliant.plan.steps import Step
 from tests.policy.strategies import unhurried
 
 PORTS = [Port(index, mode) for index in (1, 2, 3) for mode in (Mode.NATIVE, Mode.GENERIC)]
-BUILDS = ("a", "b")
+BUILDS = ("a", "b", "c", "d", "e")
 FINAL = (ForgetFastpath, RetireTables)
 
 
@@ -110,7 +111,8 @@ def targets(draw: st.DrawFn) -> FastpathTarget:
         for port in one_mode_each(chosen)
     }
     exits = draw(st.frozensets(st.integers(1, 4), min_size=1)) if wanted else frozenset()
-    return FastpathTarget(wanted, exits)
+    standby = frozenset(port.ifindex for port in wanted) | draw(st.frozensets(st.integers(1, 3)))
+    return FastpathTarget(wanted, exits, standby=standby if draw(st.booleans()) else frozenset())
 
 
 @st.composite
@@ -145,7 +147,10 @@ def test_whatever_is_found_a_plan_leads_to_the_target_and_nothing_is_left_to_do(
     kernel.take(plan(kernel, target))
     assert kernel.running == {port: wanted.build for port, wanted in target.accelerations.items()}
     assert kernel.exits.keys() == target.exits
-    assert kernel.observe() == FastpathState(kernel.running, {}, kernel.exits)
+    found = kernel.observe()
+    assert found == FastpathState(kernel.running, found.idle, kernel.exits)
+    assert {port.ifindex for port in found.idle} <= target.standby
+    assert all(len(builds) <= KEPT for builds in found.idle.values())
     assert plan(kernel, target) == ()
 
 

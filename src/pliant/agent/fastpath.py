@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 TRY_AGAIN_S = 60.0
 OVERTAKEN_S = 0.1
+READ_AGAIN = 3  # times
 
 
 @dataclass
@@ -69,6 +70,11 @@ class FastpathGround:
         """What of it is in the kernel."""
         if not (self.pins_root / "fastpath").exists():
             return FastpathState()
+        for _ in range(READ_AGAIN):
+            with contextlib.suppress(
+                FileNotFoundError, KernelError
+            ):  # another process is changing it just now
+                return read_fastpath(self.pins)
         return read_fastpath(self.pins)
 
     def topology(self) -> Topology:

@@ -42,11 +42,13 @@ def arrange(topology: Topology, wishes: Wishes, refusals: Refusals | None = None
 
 def target_of(topology: Topology, arrangements: Iterable[Arrangement]) -> FastpathTarget:
     """The programs that do what was arranged."""
+    arrangements = tuple(arrangements)
+    standby = frozenset(arranged.way.index for arranged in arrangements if arranged.wish)
     chosen = [arranged for arranged in arrangements if arranged.mode is not None]
     by_index = {arranged.way.index: arranged.modules for arranged in chosen}
     ports = tuple(replace(way, modules=by_index.get(way.index, ())) for way in topology.ports)
     modes = {arranged.way.index: arranged.mode for arranged in chosen if arranged.mode is not None}
-    return synthesize(replace(topology, ports=ports), modes)
+    return replace(synthesize(replace(topology, ports=ports), modes), standby=standby)
 
 
 def _arranged(topology: Topology, way: Way, wish: Wish | None, refusals: Refusals) -> Arrangement:

@@ -28,11 +28,13 @@ class Acceleration:
 class FastpathTarget:
     """What the fast path of a host should be.
 
-    ``exits`` are the interfaces that packets may leave by, by index. ``ruleset`` is what nftables says, and
-    ``rule_names`` are those of the interfaces that it may ask for.
+    ``exits`` are the interfaces that packets may leave by, by index. ``standby`` are those that are asked for, whether
+    they run something now or not: programs that they ran before are kept for a while. ``ruleset`` is what nftables
+    says, and ``rule_names`` are those of the interfaces that it may ask for.
     """
 
     accelerations: Mapping[Port, Acceleration] = field(default_factory=dict)
     exits: frozenset[int] = frozenset()
     ruleset: Rows | None = None
     rule_names: Mapping[int, str] = field(default_factory=dict)
+    standby: frozenset[int] = frozenset()

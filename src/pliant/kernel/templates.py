@@ -14,6 +14,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 from pliant.kernel.btf import Btf
@@ -27,7 +28,7 @@ from pliant.kernel.uapi import Command
 
 _INSTRUCTION = struct.Struct("=BBhi")
 _LOAD_IMM64, _CALL = 0x18, 0x85
-_MAP_FD, _MAP_VALUE = 1, 2  # BPF_PSEUDO_* as the source of a LOAD_IMM64
+_MAP_FD, _MAP_VALUE, _ADDRESS = 1, 2, 4  # BPF_PSEUDO_* as the source of a LOAD_IMM64
 _OWN_FUNCTION, _KERNEL_FUNCTION = 1, 2  # BPF_PSEUDO_* as the source of a call
 _CONSTANTS = ".rodata"
 _FUNCTION_INFO = struct.Struct("=II")  # struct bpf_func_info
@@ -179,27 +180,35 @@ def _places(instructions: bytes, names: Mapping[int, str]) -> Iterator[tuple[int
 def _functions(instructions: bytes, name: str, elf: Elf, types: Mapping[str, int]) -> Iterator[bytes]:
     """The first instruction of each function of a program, and its type.
 
-    libbpf puts the functions that a program calls behind it; which is where is told by what they are made of.
+    libbpf puts the functions that a program uses behind it; which is where is told by what they are made of.
     """
-    codes = bytes(instructions[:: _INSTRUCTION.size])
-    decoded = list(_INSTRUCTION.iter_unpack(instructions))
-    called = {
-        number + 1 + immediate
-        for number, (code, registers, _, immediate) in enumerate(decoded)
-        if code == _CALL and registers >> 4 == _OWN_FUNCTION
-    }
-    starts = sorted({0} | called)
+    codes = instructions[:: _INSTRUCTION.size]
+    starts = [*_starts(instructions), len(codes)]
     known = {
-        function: bytes((elf.section(where.section) or b"")[where.offset : where.offset + where.size : 8])
+        function: (elf.section(where.section) or b"")[where.offset : where.offset + where.size : 8]
         for function, where in elf.functions().items()
     }
-    for start, end in zip(starts, [*starts[1:], len(codes)], strict=True):
-        found = (
-            name if start == 0 else next((f for f, made in known.items() if made == codes[start:end]), None)
-        )
-        if found is None or found not in types:
+    for start, end in pairwise(starts):
+        alike = {f: made for f, made in known.items() if len(made) == end - start and f in types}
+        if not alike or (start == 0 and name not in alike):
             raise _NoTemplate(f"a function of {name} cannot be told")
+        found = name if start == 0 else max(alike, key=lambda f: _likeness(alike[f], codes[start:end]))
         yield _FUNCTION_INFO.pack(start, types[found])
+
+
+def _likeness(one: bytes, other: bytes) -> int:
+    """How many instructions are the same: relocating changes few."""
+    return sum(a == b for a, b in zip(one, other, strict=True))
+
+
+def _starts(instructions: bytes) -> list[int]:
+    """The first instruction of each function."""
+    starts = {0}
+    for number, (code, registers, _, immediate) in enumerate(_INSTRUCTION.iter_unpack(instructions)):
+        source = registers >> 4
+        if (code == _CALL and source == _OWN_FUNCTION) or (code == _LOAD_IMM64 and source == _ADDRESS):
+            starts.add(number + 1 + immediate)
+    return sorted(starts)
 
 
 def _function_types(elf: Elf, types: Btf) -> dict[str, int]:

@@ -119,8 +119,9 @@ class FastpathPins:
         return sorted(p for p in self._directories() if "-" not in p.name and p.name != self.layout)
 
     def builds(self, port: Port) -> list[str]:
-        """The builds that are pinned for an interface: two while one replaces the other."""
-        return sorted(p.name.removeprefix("program_") for p in self.port(port).glob("program_*"))
+        """The builds that are pinned for an interface, oldest pin first: that which runs, and some that have run."""
+        pins = sorted(self.port(port).glob("program_*"), key=lambda pin: pin.stat().st_ctime_ns)
+        return [pin.name.removeprefix("program_") for pin in pins]
 
     def _directories(self) -> list[Path]:
         try:
@@ -148,11 +149,12 @@ _NO_RULES = RulesetState()
 class FastpathState:
     """What was found of it.
 
-    ``running`` has the build each interface runs, ``idle`` the builds that are pinned and do not run; ``exits`` are the
-    interfaces that packets may leave by, with their numbers. ``lost`` are interfaces that are gone, or whose link runs
-    nothing of ours, and such as something was begun for and not finished. ``paused`` says that all packets are left to
-    the kernel for now; ``other_tables`` are those of other builds. ``names`` are those of the interfaces there are.
-    ``ruleset`` says which of nftables' rules are in force, ``rule_names`` what interfaces are called in them.
+    ``running`` has the build each interface runs, ``idle`` the builds that are pinned and do not run, oldest first;
+    ``exits`` are the interfaces that packets may leave by, with their numbers. ``lost`` are interfaces that are gone,
+    or whose link runs nothing of ours, and such as something was begun for and not finished. ``paused`` says that all
+    packets are left to the kernel for now; ``other_tables`` are those of other builds. ``names`` are those of the
+    interfaces there are. ``ruleset`` says which of nftables' rules are in force, ``rule_names`` what interfaces are
+    called in them.
     """
 
     running: Mapping[Port, str] = field(default_factory=dict)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from pliant.fastpath.target import Acceleration, FastpathTarget
 from pliant.observe.fastpath import FastpathState, Port, RulesetState
-from pliant.plan.fastpath_rules import rule_steps
+from pliant.plan.fastpath_rules import RULE_STEPS, rule_steps
 from pliant.plan.steps import Step
 
 
@@ -172,7 +172,9 @@ class RetireTables(Step):
         return
 
 
+KEPT = 3  # programs of an interface that do not run
 STEPS = (
+    *RULE_STEPS,
     LoadFastpath,
     AttachFastpath,
     DetachFastpath,
@@ -215,7 +217,7 @@ def accelerations(found: FastpathState, target: FastpathTarget) -> Iterator[Step
     yield from rule_steps(found, target)
     for wanted_one in missing:
         yield _placed(wanted_one, found.running.get(wanted_one.port))
-    if (pauses or found.paused) and target.accelerations:
+    if pauses or (found.paused and (target.accelerations or target.standby)):
         yield ResumeFastpath("everything is as it should be")
 
 
@@ -250,12 +252,22 @@ def _numbered(found: Mapping[int, int], wanted: frozenset[int]) -> dict[int, int
 
 
 def superseded(found: FastpathState, target: FastpathTarget) -> Iterator[Step]:
-    """What comes last: programs that do not run any more, from now or from a change that was interrupted."""
+    """What comes last: programs that do not run any more, from now or from a change that was interrupted.
+
+    The last few of an interface that is still asked for are kept: what changes often changes back.
+    """
     for port in sorted({*found.running, *found.idle}):
-        held = {*found.idle.get(port, ()), *([found.running[port]] if port in found.running else ())}
+        held = [*found.idle.get(port, ()), *([found.running[port]] if port in found.running else ())]
         wanted = target.accelerations.get(port)
-        for build in sorted(held - ({wanted.build} if wanted else set())):
+        others = [build for build in held if wanted is None or build != wanted.build]
+        for build in others[: -KEPT if _is_kept(found, target, port) else None]:
             interface = found.names.get(port.ifindex, f"interface {port.ifindex} (gone)")
             yield ForgetFastpath("nothing runs it any more", port, interface, build)
     for layout in found.other_tables:
         yield RetireTables("no program uses them any more", layout)
+
+
+def _is_kept(found: FastpathState, target: FastpathTarget, port: Port) -> bool:
+    """Whether programs of an interface may be of use again: not those of another mode, nor such with other tables."""
+    modes = {other.mode for other in target.accelerations if other.ifindex == port.ifindex}
+    return port.ifindex in target.standby and modes <= {port.mode} and not found.other_tables

@@ -64,6 +64,10 @@ class SelectRuleset(Step):
         return SelectRuleset(f"taking back: {self.sentence}", self.before, self.state)
 
 
+RULE_STEPS = (SetNames, FillRuleset, SelectRuleset)
+"""The kinds of steps there are here."""
+
+
 def rule_steps(found: FastpathState, target: FastpathTarget) -> Iterator[Step]:
     """The steps from the rules that were found in force to those of the target."""
     rows = target.ruleset

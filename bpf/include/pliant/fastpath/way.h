@@ -12,6 +12,7 @@
 #define PLIANT_FASTPATH_WAY_H
 
 #include <pliant/fastpath/kernel.h>
+#include <pliant/fastpath/memory.h>
 #include <pliant/fastpath/port.h>
 
 #define NEIGHBOURS 1024 /* a power of two */
@@ -58,9 +59,14 @@ struct {
 
 extern void *bpf_cast_to_kern_ctx(void *) __ksym;
 
+/*
+ * Without the cast, which costs nothing when it runs, the verifier goes through all types of the kernel at every step
+ * of the way, by name, to see whether what is pointed to is trusted: that is most of the time that a program takes to
+ * load.
+ */
 static __always_inline struct net_device *device_of(struct xdp_md *ctx)
 {
-	struct xdp_buff *buff = bpf_cast_to_kern_ctx(ctx);
+	struct xdp_buff *buff = bpf_rdonly_cast(bpf_cast_to_kern_ctx(ctx), bpf_core_type_id_kernel(struct xdp_buff));
 
 	return buff->rxq->dev;
 }

@@ -199,7 +199,8 @@ class Fastpaths:
 
     def _resume(self, step: ResumeFastpath) -> None:
         del step
-        set_generation(self._pins, fresh_generation())
+        if self._pins.tables.exists():  # they may have gone with the last program
+            set_generation(self._pins, fresh_generation())
 
     def _is_resumed(self, step: ResumeFastpath) -> None:
         del step

@@ -138,7 +138,7 @@ def base_chains(draw: st.DrawFn) -> BaseChain:
         draw(st.sampled_from(("a", "b"))),
         hook,
         draw(st.integers(-5, 5)),
-        "filter",
+        draw(st.sampled_from(("filter", "filter", "nat"))),
         draw(st.sampled_from(("accept", "accept", "drop"))),
         ("eth0",) if family == "netdev" else (),
     )

@@ -14,7 +14,7 @@ from hypothesis import given
 
 from pliant.fastpath import picture
 from pliant.fastpath.graph import KINDS
-from pliant.fastpath.modules import Bridge, Route
+from pliant.fastpath.modules import Bridge, Route, Track
 from pliant.fastpath.reasons import CODES
 from pliant.fastpath.topology import Port, Topology, topology
 from pliant.kernel.rtnetlink_links import LOOPBACK
@@ -46,6 +46,10 @@ from tests.fastpath.configurations import BRIDGE, OWN, facts, unhurried
 DROPS = BaseChain("inet", "t", "a", "forward", 0, "filter", "drop")
 
 
+LIBERAL = Settings(forwarding6_all=True, conntrack_tcp_be_liberal=True, conntrack_tcp_ignore_invalid_rst=True)
+MASQUERADE = Ruleset(1, (BaseChain("ip", "t", "out", "postrouting", 100, "nat", "accept"),))
+
+
 def port_of(found: Facts, name: str) -> Port:
     port = topology(found, own=[OWN]).port(name)
     assert port is not None
@@ -64,13 +68,21 @@ def test_every_interface_has_each_module_that_fits_or_a_reason_against_it(found:
         port = ports[at.index]
         in_bridge = at.master == BRIDGE and found.interface(BRIDGE) is not None
         has, lacks = {m.name for m in port.modules}, {r.module for r in port.reasons}
-        assert has | lacks == ({"bridge"} if in_bridge else {"route4", "route6"})
+        first = {"bridge"} if in_bridge else {"route4", "route6"}
+        assert (has | lacks) & {"bridge", "route4", "route6"} == first
         assert not has & lacks
+        for family in "46":
+            assert not has & {f"track{family}", f"nat{family}"} or f"route{family}" in has
+            assert (f"tcp{family}" in lacks) == (f"track{family}" in has and not liberal(found))
         assert all(r.code in CODES and r.sentence and r.look for r in (*port.reasons, *port.send_reasons))
         assert all(r.module == "send" for r in port.send_reasons)
         assert len(set(port.reasons)) == len(port.reasons)
         assert topology(found, own=[OWN], only=[port.name]).ports == (port,)
     _holds_together(whole)
+
+
+def liberal(found: Facts) -> bool:
+    return found.settings.conntrack_tcp_be_liberal and found.settings.conntrack_tcp_ignore_invalid_rst
 
 
 def _holds_together(whole: Topology) -> None:
@@ -98,7 +110,7 @@ def test_nothing_that_filters_is_passed_by(found: Facts) -> None:
     with_rules = {(r.family, r.chain) for r in found.ruleset.rules}
     barred = set()
     for chain in found.ruleset.chains:
-        if chain.hook in ("prerouting", "forward", "postrouting"):
+        if chain.hook in ("prerouting", "forward", "postrouting") and chain.type != "nat":
             busy = chain.policy == "drop" or (chain.family, chain.name) in with_rules
             barred |= names.get(chain.family, set()) if busy else set()
     if found.xfrm.apply or found.ipvs_services:
@@ -131,6 +143,16 @@ BR0 = Interface(BRIDGE, "br0", "bridge", mac="02:00:00:00:00:09", conf4=ON4, con
 MEMBER = replace(ETH1, master=BRIDGE, master_kind="bridge", port=PORT)
 ROUTER = Facts((ETH0, ETH1), settings=Settings(forwarding6_all=True, rp_filter_all=2))
 SWITCH = Facts((MEMBER, BR0))
+
+
+def test_connections_are_followed_and_translated() -> None:
+    port = port_of(router(ruleset=MASQUERADE, settings=LIBERAL), "eth0")
+    assert [m.name for m in port.modules] == ["route4", "track4", "nat4", "route6"]
+    assert Track(4, tcp=True) in port.modules
+    strict = port_of(router(ruleset=MASQUERADE), "eth0")
+    assert Track(4, tcp=False) in strict.modules
+    both = port_of(router(ruleset=Ruleset(1, (replace(MASQUERADE.chains[0], family="inet"),))), "eth0")
+    assert {"track4", "nat4", "track6", "nat6"} <= {m.name for m in both.modules}
 
 
 def test_a_plain_router_is_accelerated() -> None:
@@ -191,9 +213,16 @@ ROWS: tuple[tuple[str, Facts, set[tuple[str, str]]], ...] = (
     ("a filter", router(ruleset=Ruleset(1, (DROPS,))), {("filtered", "route4"), ("filtered", "route6")}),
     ("an empty chain", router(ruleset=Ruleset(1, (replace(DROPS, policy="accept"),))), set()),
     ("a filter of input", router(ruleset=Ruleset(1, (replace(INPUT, policy="drop"),))), set()),
-    ("tracking", router(ruleset=Ruleset(1, (INPUT,), (TRACKS,))), {("conntrack", "route4"), ("conntrack", "route6")}),
+    ("tracking", router(ruleset=Ruleset(1, (INPUT,), (TRACKS,))),
+     {("conntrack-windows", "tcp4"), ("conntrack-windows", "tcp6")}),
     ("tracking for an object", router(ruleset=Ruleset(1, (), (), (TrackingObject("ip", "t", "ftp", "ct helper"),))),
-     {("conntrack", "route4")}),
+     {("conntrack-windows", "tcp4")}),
+    ("accounting", router(ruleset=MASQUERADE, settings=replace(LIBERAL, conntrack_acct=True)),
+     {("conntrack-accounting", "route4")}),
+    ("accounting of nothing", router(settings=replace(LIBERAL, conntrack_acct=True)), set()),
+    ("masquerade", router(ruleset=MASQUERADE, settings=LIBERAL), set()),
+    ("no tracking", router(ruleset=replace(MASQUERADE, rules=(replace(TRACKS, expressions=("notrack", "masq")),))),
+     {("conntrack", "route6"), ("conntrack", "route4")}),
     ("tracking in a bridge", switch(ruleset=Ruleset(1, (), (replace(TRACKS, family="bridge"),))),
      {("conntrack", "bridge")}),
     ("legacy", router(legacy=(LegacyTable(6, "filter", 2, ("input", "forward", "output")),)),

@@ -8,6 +8,8 @@ from typing import Literal
 
 from pliant.kernel.rtnetlink import NO_MTU
 
+Family = Literal[4, 6]
+
 
 @dataclass(frozen=True, slots=True)
 class Route:
@@ -20,7 +22,7 @@ class Route:
     MTU that a route has as a metric.
     """
 
-    family: Literal[4, 6]
+    family: Family
     mac: str
     reverse_path: int = 0
     keys: tuple[str, ...] = ()
@@ -64,7 +66,7 @@ class Filter:
     because it is not understood, or has to see them. ``tracks``: they are about connections.
     """
 
-    family: Literal[4, 6]
+    family: Family
     rows: int
     left: tuple[str, ...] = ()
     tracks: bool = False
@@ -75,4 +77,32 @@ class Filter:
         return f"filter{self.family}"
 
 
-Module = Route | Bridge | Filter
+@dataclass(frozen=True, slots=True)
+class Track:
+    """Established connections as conntrack has them; all other packets of an IP version are the kernel's.
+
+    ``tcp``: of TCP as well, since conntrack does not check its windows.
+    """
+
+    family: Family
+    tcp: bool = False
+
+    @property
+    def name(self) -> str:
+        """``track4`` or ``track6``."""
+        return f"track{self.family}"
+
+
+@dataclass(frozen=True, slots=True)
+class Nat:
+    """Addresses and ports of established connections translated as conntrack has it."""
+
+    family: Family
+
+    @property
+    def name(self) -> str:
+        """``nat4`` or ``nat6``."""
+        return f"nat{self.family}"
+
+
+Module = Route | Bridge | Filter | Track | Nat

@@ -7,31 +7,19 @@ They say why *not*; what none of them objects to is accelerated. When in doubt t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Literal
 
+from pliant.fastpath.modules import Family
 from pliant.fastpath.reasons import Reason
 from pliant.fastpath.ruleset_compile import accepts_something, compiled, why_left
+from pliant.fastpath.tracking import of_tracking, why_tracked
 from pliant.kernel.rtnetlink_links import ETHERNET
 from pliant.observe.network import BaseChain, Facts, Interface, Rule
-
-Family = Literal[4, 6]
 
 _IP_FAMILIES = {4: ("ip", "inet"), 6: ("ip6", "inet")}
 _FORWARD_HOOKS = ("prerouting", "forward", "postrouting")
 _ABOVE = ("vlan", "macvlan", "macvtap", "ipvlan", "ipvtap", "macsec")
 _PLAIN_QDISCS = frozenset({"noqueue", "noop", "pfifo_fast", "pfifo", "bfifo", "fq_codel", "fq", "mq"})
 _HASH_POLICIES = {0: "L3", 1: "L4"}  # those told apart by addresses, or by addresses, protocol and ports
-_TRACKERS = frozenset({"ct", "nat", "masq", "redir", "connlimit", "synproxy", "flow_offload"}) | {
-    f"match:{name}"
-    for name in (
-        "conntrack", "state", "connmark", "connbytes", "connlimit", "connlabel", "helper", "cluster"
-    )
-} | {
-    f"target:{name}"
-    for name in (
-        "CONNMARK", "CONNSECMARK", "CT", "MASQUERADE", "SNAT", "DNAT", "REDIRECT", "NETMAP", "SYNPROXY"
-    )
-}  # fmt: skip
 
 
 def has_effect(facts: Facts, chain: BaseChain) -> bool:
@@ -123,7 +111,7 @@ def of_routing(facts: Facts, at: Interface, family: Family) -> Iterator[Reason]:
     yield from _forwarding(facts, at, family)
     yield from _filtering(facts, family, module)
     yield from others_filtering(facts, family, module)
-    yield from _tracking(facts, _IP_FAMILIES[family], module)
+    yield from of_tracking(facts, family, module)
     yield from _ipsec_and_ipvs(facts, module)
     version = "" if family == 4 else "-6 "
     for rule in facts.rules:
@@ -150,7 +138,7 @@ def filtering(facts: Facts, family: Family, module: str, code: str) -> Iterator[
         if chain.family in _IP_FAMILIES[family] and chain.hook in _FORWARD_HOOKS and has_effect(facts, chain):
             yield Reason(code, module, f"{_spoken(chain)} is in the way of what is forwarded", _list(chain))
     yield from others_filtering(facts, family, module)
-    yield from _tracking(facts, _IP_FAMILIES[family], module)
+    yield from why_tracked(facts, _IP_FAMILIES[family], module)
 
 
 def _filtering(facts: Facts, family: Family, module: str) -> Iterator[Reason]:
@@ -158,7 +146,7 @@ def _filtering(facts: Facts, family: Family, module: str) -> Iterator[Reason]:
     chains = [
         c for c in facts.ruleset.chains if c.family in _IP_FAMILIES[family] and c.hook in _FORWARD_HOOKS
     ]
-    effective = [c for c in chains if has_effect(facts, c)]
+    effective = [c for c in chains if c.type != "nat" and has_effect(facts, c)]
     if not effective:
         return
     if facts.nftables.generation != facts.ruleset.generation:
@@ -187,21 +175,6 @@ def others_filtering(facts: Facts, family: Family, module: str) -> Iterator[Reas
             yield Reason("netfilter-program", module, sentence, f"bpftool link show id {link.link_id}")
 
 
-def _tracking(facts: Facts, families: Iterable[str], module: str) -> Iterator[Reason]:
-    """Rules that need connections have them tracked wherever packets come in, whatever chain the rules are in."""
-    for rules in facts.ruleset.rules:
-        used = _TRACKERS.intersection(rules.expressions)
-        if rules.family in families and used:
-            place = f"{rules.family} {rules.table} {rules.chain}"
-            sentence = f"rules of the chain {place} have the kernel track connections ({min(used)})"
-            yield Reason("conntrack", module, sentence, f"nft list chain {place}")
-    for held in facts.ruleset.tracking_objects:
-        if held.family in families:
-            place = f"{held.family} {held.table} {held.name}"
-            sentence = f"the object {place} has the kernel track connections ({held.type})"
-            yield Reason("conntrack", module, sentence, f"nft list table {held.family} {held.table}")
-
-
 def of_bridging(facts: Facts, at: Interface, bridge: Interface) -> Iterator[Reason]:
     """What keeps frames that come in by a port from being bridged sooner."""
     module, port, options = "bridge", at.port, bridge.bridge
@@ -223,7 +196,7 @@ def of_bridging(facts: Facts, at: Interface, bridge: Interface) -> Iterator[Reas
     for chain in facts.ruleset.chains:
         if chain.family == "bridge" and chain.hook in _FORWARD_HOOKS and has_effect(facts, chain):
             yield Reason("bridge-filtered", module, f"{_spoken(chain)} sees what is bridged", _list(chain))
-    yield from _tracking(facts, ("bridge",), module)
+    yield from why_tracked(facts, ("bridge",), module)
     for family in calls_iptables(facts, bridge):
         yield from filtering(facts, family, module, "bridge-netfilter")
 

@@ -61,8 +61,8 @@ _NO_EXPRESSIONS = Rules()
 class Settings:
     """Sysctls that are not of one interface; the fields of ``conf.all`` count for every interface.
 
-    Names are those of the sysctls under net.ipv4, net.ipv6 (``6``) and net.bridge. Those this kernel lacks have the
-    value that means what a kernel without them does.
+    Names are those of the sysctls under net.ipv4, net.ipv6 (``6``), net.bridge and net.netfilter. Those
+    this kernel lacks have the value that means what a kernel without them does.
     """
 
     rp_filter_all: int = 0
@@ -77,6 +77,9 @@ class Settings:
     bridge_nf_call_iptables: bool = False
     bridge_nf_call_ip6tables: bool = False
     bridge_nf_call_arptables: bool = False
+    conntrack_acct: bool = False
+    conntrack_tcp_be_liberal: bool = False
+    conntrack_tcp_ignore_invalid_rst: bool = False
 
 
 @dataclass(frozen=True, slots=True)

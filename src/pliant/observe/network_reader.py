@@ -38,6 +38,9 @@ _FIELDS = {
     "bridge_nf_call_iptables": "net.bridge.bridge-nf-call-iptables",
     "bridge_nf_call_ip6tables": "net.bridge.bridge-nf-call-ip6tables",
     "bridge_nf_call_arptables": "net.bridge.bridge-nf-call-arptables",
+    "conntrack_acct": "net.netfilter.nf_conntrack_acct",
+    "conntrack_tcp_be_liberal": "net.netfilter.nf_conntrack_tcp_be_liberal",
+    "conntrack_tcp_ignore_invalid_rst": "net.netfilter.nf_conntrack_tcp_ignore_invalid_rst",
 }
 SYSCTLS = tuple(_FIELDS.values())
 """The sysctls that are read."""

@@ -23,7 +23,7 @@ from pliant.kernel.errors import KernelError, NotSupported, kernel_error
 from pliant.kernel.namespaces import entered
 
 NETLINK_ROUTE, NETLINK_XFRM, NETLINK_NETFILTER = 0, 6, 12
-NLM_F_REQUEST, NLM_F_DUMP_INTERRUPTED, NLM_F_DUMP = 0x1, 0x10, 0x300
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTERRUPTED, NLM_F_DUMP = 0x1, 0x4, 0x10, 0x300
 
 ERROR, DONE, _OVERRUN = 2, 3, 4  # NLMSG_*; 1 is for padding
 _SOL_NETLINK = 270
@@ -171,6 +171,11 @@ class Netlink:
             if message is not None:
                 return message
         raise KernelError(f"cannot {action}: the kernel gave no answer")
+
+    def tell(self, kind: int, body: bytes, action: str) -> None:
+        """Have something done, and wait until it is. Raises :class:`KernelError` where the kernel refuses."""
+        for _ in self._answers(kind, body, NLM_F_ACK, action):
+            pass
 
     def _answers(
         self, kind: int, body: bytes, flags: int, action: str

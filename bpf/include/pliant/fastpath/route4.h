@@ -202,8 +202,8 @@ static __noinline int track4(struct xdp_md *ctx, struct flow4 *flow, struct pack
 	return reason == FORWARDED && is_martian4(packet->to) ? MARTIAN : reason;
 }
 
-/* A connection begins or ends: the ways of both its directions are void. */
-static __noinline int signal4(struct xdp_md *ctx, const struct packet4 *packet)
+/* SYN, FIN or RST: the ways of both directions of the connection are void. */
+static __noinline int signal4(struct xdp_md *ctx, const struct packet4 *packet, __u8 flags)
 {
 	struct nf_conn *ct;
 	__u8 direction;
@@ -212,7 +212,7 @@ static __noinline int signal4(struct xdp_md *ctx, const struct packet4 *packet)
 		return 0;
 	ct = connection4(ctx, packet, &direction);
 	if (ct) {
-		signal(ct);
+		signal(ct, flags);
 		bpf_ct_release(ct);
 	}
 	return 0;
@@ -297,16 +297,17 @@ static __always_inline enum reason look_at4(struct xdp_md *ctx, const struct ipv
 	__u32 length = bpf_ntohs(ip->total_length) - sizeof(*ip);
 	enum reason reason = look_at_transport(ip + 1, end, packet->protocol, length, segment);
 	const struct udp *udp = (const void *)(ip + 1);
+	const struct tcp *tcp = (const void *)(ip + 1);
+	__u64 sum;
 
 	if (reason == SIGNALLING)
-		signal4(ctx, packet);
+		signal4(ctx, packet, tcp->flags);
 	if (reason != FORWARDED || !net_of(ctx)->ct.sysctl_checksum)
 		return reason;
 	if (packet->protocol == IPPROTO_UDP && !udp->checksum)
 		return FORWARDED;
-	if (!adds_up(ip + 1, end, length, (__u64)ip->from + ip->to + bpf_htons(length) + bpf_htons(packet->protocol)))
-		return BAD_CHECKSUM;
-	return FORWARDED;
+	sum = (__u64)ip->from + ip->to + bpf_htons(length) + bpf_htons(packet->protocol);
+	return adds_up(ctx, sizeof(struct ethernet) + sizeof(*ip), length, sum) ? FORWARDED : BAD_CHECKSUM;
 }
 
 static __always_inline bool rewrite4(struct ipv4 *ip, void *end, const struct flow4 *flow)

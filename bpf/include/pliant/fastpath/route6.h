@@ -179,7 +179,7 @@ static __noinline int track6(struct xdp_md *ctx, struct flow6 *flow, struct pack
 	return reason == FORWARDED && is_martian6(packet->to) ? MARTIAN : reason;
 }
 
-static __noinline int signal6(struct xdp_md *ctx, const struct packet6 *packet)
+static __noinline int signal6(struct xdp_md *ctx, const struct packet6 *packet, __u8 flags)
 {
 	struct nf_conn *ct;
 	__u8 direction;
@@ -188,7 +188,7 @@ static __noinline int signal6(struct xdp_md *ctx, const struct packet6 *packet)
 		return 0;
 	ct = connection6(ctx, packet, &direction);
 	if (ct) {
-		signal(ct);
+		signal(ct, flags);
 		bpf_ct_release(ct);
 	}
 	return 0;
@@ -268,17 +268,18 @@ static __always_inline enum reason look_at6(struct xdp_md *ctx, const struct ipv
 	__u32 length = bpf_ntohs(ip->payload_length);
 	enum reason reason = look_at_transport(ip + 1, end, packet->protocol, length, segment);
 	const struct udp *udp = (const void *)(ip + 1);
+	const struct tcp *tcp = (const void *)(ip + 1);
 	__u64 sum = bpf_htons(length) + bpf_htons(packet->protocol);
 
 	if (reason == SIGNALLING)
-		signal6(ctx, packet);
+		signal6(ctx, packet, tcp->flags);
 	if (reason != FORWARDED || !net_of(ctx)->ct.sysctl_checksum)
 		return reason;
 	if (packet->protocol == IPPROTO_UDP && !udp->checksum)
 		return FORWARDED;
 	for (int i = 0; i < 4; i++)
 		sum += (__u64)packet->from[i] + packet->to[i];
-	return adds_up(ip + 1, end, length, sum) ? FORWARDED : BAD_CHECKSUM;
+	return adds_up(ctx, sizeof(struct ethernet) + sizeof(*ip), length, sum) ? FORWARDED : BAD_CHECKSUM;
 }
 
 static __always_inline bool rewrite6(struct ipv6 *ip, void *end, const struct flow6 *flow)

@@ -215,15 +215,19 @@ static __always_inline enum reason follow_tcp(const struct nf_conn *ct, const st
 	return FORWARDED;
 }
 
-/* What answers repeated data makes the connection live longer again: it must not take a way that is known. */
-static __always_inline void await_answer(struct tracked *tracked)
+/* Make the ways of both directions of a connection void; returns what its slot has now. */
+static __always_inline __u32 make_void(__u32 slot, __u32 when)
 {
-	__u32 *found = bpf_map_lookup_elem(&signals, &tracked->signals);
+	__u32 *found = bpf_map_lookup_elem(&signals, &slot);
 
-	if (!found)
-		return;
-	tracked->signalled = (__u32)bpf_jiffies64() - SIGNALLING_JIFFIES - 1;
-	*found = tracked->signalled;
+	if (found)
+		*found = when;
+	return when;
+}
+
+static __always_inline __u32 before_now(void)
+{
+	return (__u32)bpf_jiffies64() - SIGNALLING_JIFFIES - 1;
 }
 
 /* Whether a packet of a connection may be forwarded here. */
@@ -256,8 +260,8 @@ static __always_inline enum reason follow(struct xdp_md *ctx, struct nf_conn *ct
 		reason = follow_tcp(ct, settings, found);
 		if (reason != FORWARDED)
 			return reason;
-		if (tracked->is_again)
-			await_answer(tracked);
+		if (tracked->is_again) /* what answers it makes the connection live longer again */
+			tracked->signalled = make_void(slot, before_now());
 	}
 	return keep_alive(ct, settings, protocol, tracked->is_again) ? FORWARDED : UNTRACKED;
 }
@@ -274,13 +278,10 @@ static __always_inline bool is_again(const struct tracked *tracked, const struct
 	return segment->bytes && (__s32)(segment->end - tracked->end) <= 0;
 }
 
-/* The state of a connection is about to change: from here on the kernel sees all of it. */
-static __always_inline void signal(const struct nf_conn *ct)
+/* A connection begins anew or is about to end, and then the kernel sees all of it from here on. */
+static __always_inline void signal(const struct nf_conn *ct, __u8 flags)
 {
-	__u32 slot = slot_of(ct), *found = bpf_map_lookup_elem(&signals, &slot);
-
-	if (found)
-		*found = bpf_jiffies64();
+	make_void(slot_of(ct), flags & (TCP_FIN | TCP_RST) ? (__u32)bpf_jiffies64() : before_now());
 }
 
 #endif

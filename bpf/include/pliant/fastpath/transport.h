@@ -97,51 +97,56 @@ static __always_inline void amend(__sum16 *checksum, __u32 change)
 	*checksum = ~folded((__u64)(__u16) ~*checksum + change);
 }
 
-/* Whether some more bytes are there; the compiler must not do arithmetic on the end, which the verifier refuses. */
-static __always_inline bool has_bytes(const void *at, __u32 bytes, const void *end)
-{
-	const void *behind = at + bytes;
-
-	barrier_var(behind);
-	return behind <= end;
-}
-
 /*
  * Whether the checksum of TCP or UDP is right over all that is behind the IP header. Conntrack does not take a packet
  * for one of a connection where it is not (net.netfilter.nf_conntrack_checksum), nor translates it. sum is that of the
  * pseudo header. What is longer than can be added up here is left to the kernel.
+ *
+ * A function that the verifier looks at once, and not for each length anew.
  */
-static __always_inline bool adds_up(const void *at, const void *end, __u32 left, __u64 sum)
+__noinline int adds_up(struct xdp_md *ctx, __u32 start, __u32 length, __u64 sum)
 {
-	for (int chunk = 0; chunk < CHUNKS_MAX && left >= CHUNK; chunk++) {
-		const __u32 *word = at;
+	const void *at = (void *)(long)ctx->data + (start & 63), *end = (void *)(long)ctx->data_end;
+	__u32 chunks = length / CHUNK, words = length % CHUNK / 4;
+	const void *behind;
 
-		if (!has_bytes(at, CHUNK, end))
+	if (length >= CHUNK * CHUNKS_MAX)
+		return false;
+	for (__u32 chunk = 0; chunk < CHUNKS_MAX && chunk < chunks; chunk++) {
+		behind = at + CHUNK;
+		barrier_var(behind); /* the compiler is not to do arithmetic on the end */
+		if (behind > end)
 			return false;
 		for (int i = 0; i < CHUNK / 4; i++)
-			sum += word[i];
-		at += CHUNK;
-		left -= CHUNK;
+			sum += ((const __u32 *)at)[i];
+		at = behind;
 	}
-	for (int i = 0; i < CHUNK / 4 && left >= 4; i++) {
-		if (!has_bytes(at, 4, end))
+	at = (void *)(long)ctx->data + (start & 63) + (length & (CHUNKS_MAX - 1) * CHUNK);
+	for (__u32 word = 0; word < CHUNK / 4 && word < words; word++) {
+		behind = at + 4;
+		barrier_var(behind);
+		if (behind > end)
 			return false;
 		sum += *(const __u32 *)at;
-		at += 4;
-		left -= 4;
+		at = behind;
 	}
-	if (left & 2) {
-		if (!has_bytes(at, 2, end))
+	at = (void *)(long)ctx->data + (start & 63) + (length & (CHUNKS_MAX * CHUNK - 4));
+	if (length & 2) {
+		behind = at + 2;
+		barrier_var(behind);
+		if (behind > end)
 			return false;
 		sum += *(const __u16 *)at;
-		at += 2;
+		at = behind;
 	}
-	if (left & 1) {
-		if (!has_bytes(at, 1, end))
+	if (length & 1) {
+		behind = at + 1;
+		barrier_var(behind);
+		if (behind > end)
 			return false;
 		sum += bpf_htons(*(const __u8 *)at << 8);
 	}
-	return left < 4 && folded(sum) == 0xffff;
+	return folded(sum) == 0xffff;
 }
 
 /* Addresses and ports have changed; the checksum of a datagram that has none stays so. */

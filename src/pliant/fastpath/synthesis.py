@@ -9,11 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-<<<<<<< HEAD
-from pliant.fastpath.modules import Bridge, Filter, Route
-=======
-from pliant.fastpath.modules import Nat, Route, Track
->>>>>>> c61e4c4 (Topology knows connections: tracked and translated ones are followed, with what stands in the way of that)
+from pliant.fastpath.modules import Bridge, Filter, Nat, Route, Track
 from pliant.fastpath.objects import build_of
 from pliant.fastpath.ruleset_compile import compiled
 from pliant.fastpath.target import Acceleration, FastpathTarget
@@ -44,11 +40,10 @@ def synthesize(
     """
     wanted = {}
     for way in topology.ports:
-<<<<<<< HEAD
         if way.index not in modes or not (only is None or way.name in only):
             continue
         port = Port(way.index, modes[way.index])
-        chosen = _bridging(way) or _routing(way)
+        chosen = _bridging(way) or _routing(way, port.mode)
         if chosen:
             object_, constants = chosen[0], chosen[1] | _of_port(way, port.mode)
             wanted[port] = Acceleration(port, way.name, object_, constants, build_of(object_, constants))
@@ -61,50 +56,23 @@ def synthesize(
     return FastpathTarget(wanted, exits, compiled(topology.facts.nftables), names)
 
 
-def _routing(way: Way) -> tuple[str, Constants] | None:
+def _routing(way: Way, mode: Mode) -> tuple[str, Constants] | None:
     filtered = {module.family for module in way.modules if isinstance(module, Filter)}
+    tracked = {module.family for module in way.modules if isinstance(module, Track)}
     constants: Constants = {}
     for route in (module for module in way.modules if isinstance(module, Route)):
+        decided = {"protocol", "ports"}.intersection(route.keys) or route.family in filtered | tracked
         constants |= {
             "own_address": bytes.fromhex(route.mac.replace(":", "")) + bytes(2),
             f"forwards_ipv{route.family}": 1,
-            f"ports_decide{route.family}": int(
-                bool({"protocol", "ports"}.intersection(route.keys)) or route.family in filtered
-            ),
+            f"ports_decide{route.family}": int(bool(decided)),
             "follows_ruleset": 1,
             f"filters_ipv{route.family}": int(route.family in filtered),
             f"errors_decide{route.family}": int(route.errors_by_content),
             f"route_mtu{route.family}": min(route.route_mtu, NO_MTU),
-=======
-        constants = _constants(way, modes.get(way.index))
-        if constants and way.index in modes and (only is None or way.name in only):
-            port = Port(way.index, modes[way.index])
-            wanted[port] = Acceleration(port, way.name, ROUTING, constants, build_of(ROUTING, constants))
-    exits = frozenset(way.index for way in topology.ports if way.sends) if wanted else frozenset()
-    return FastpathTarget(wanted, exits)
-
-
-def _constants(way: Way, mode: Mode | None) -> dict[str, int | bytes]:
-    routes = [module for module in way.modules if isinstance(module, Route)]
-    tracked = {module.family for module in way.modules if isinstance(module, Track)}
-    constants: dict[str, int | bytes] = {}
-    for route in routes:
-        family = route.family
-        decided = {"protocol", "ports"}.intersection(route.keys) or family in tracked
-        constants |= {
-            "own_address": bytes.fromhex(route.mac.replace(":", "")) + bytes(2),
-            "own_ifindex": way.index,
-            f"forwards_ipv{family}": 1,
-            f"ports_decide{family}": int(bool(decided)),
-            f"errors_decide{family}": int(route.errors_by_content),
-            f"route_mtu{family}": min(route.route_mtu, NO_MTU),
-            f"tracks{family}": int(family in tracked),
-            f"translates{family}": int(mode is Mode.NATIVE and Nat(family) in way.modules),
-            "comes_with_skb": int(mode is Mode.NATIVE and way.kind == "veth"),
+            f"tracks{route.family}": int(route.family in tracked),
+            f"translates{route.family}": int(mode is Mode.NATIVE and Nat(route.family) in way.modules),
             "jiffy_us": jiffy_us(),
-            "max_age": jiffies(BELIEVED_US),
-            "confirm_every": jiffies(CONFIRMED_EVERY_US),
->>>>>>> c61e4c4 (Topology knows connections: tracked and translated ones are followed, with what stands in the way of that)
         }
     return (ROUTING, constants) if constants else None
 

@@ -14,12 +14,7 @@ from typing import Any
 
 from pliant.fastpath import obstacles, tracking
 from pliant.fastpath.graph import Edge, Graph, Node, draw
-<<<<<<< HEAD
-from pliant.fastpath.modules import Bridge, Filter, Module, Route
-from pliant.fastpath.obstacles import Family
-=======
-from pliant.fastpath.modules import Bridge, Family, Module, Route
->>>>>>> c61e4c4 (Topology knows connections: tracked and translated ones are followed, with what stands in the way of that)
+from pliant.fastpath.modules import Bridge, Family, Filter, Module, Route
 from pliant.fastpath.reasons import Reason
 from pliant.fastpath.ruleset_compile import compiled, why_left
 from pliant.fastpath.ruleset_rows import Begins
@@ -135,13 +130,13 @@ def _port(facts: Facts, at: Interface, own: frozenset[int], above: Sequence[Inte
                 *obstacles.of_routing(facts, at, family),
             ]
             reasons += found
-<<<<<<< HEAD
-            modules += [] if found else [_route(facts, at, family), *_filter(facts, family)]
-=======
             if not found:
-                modules += [_route(facts, at, family), *tracking.modules(facts, family)]
+                modules += [
+                    _route(facts, at, family),
+                    *_filter(facts, family),
+                    *tracking.modules(facts, family),
+                ]
                 reasons += tracking.of_tcp(facts, family)
->>>>>>> c61e4c4 (Topology knows connections: tracked and translated ones are followed, with what stands in the way of that)
     sending = tuple(obstacles.of_sending(facts, at, own))
     return Port(at.index, at.name, at.kind, tuple(modules), tuple(dict.fromkeys(reasons)), sending)
 

@@ -15,6 +15,7 @@ KINDS = ("in", "ingress hook", "bridge", "prerouting", "router", "forward", "hos
 
 _FAMILIES: dict[int, tuple[str, ...]] = {4: ("ip", "inet"), 6: ("ip6", "inet")}
 _HOST = "host"
+_ROUTING = ("route", "filter", "track", "nat")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +146,8 @@ def _way_in(
         _to_master(drawing, facts, at, here, modules)
         return
     for family, router in routers.items():
-        drawing.join(here, router, (m for m in modules if m in (f"route{family}", f"filter{family}")))
+        taking = [f"{module}{family}" for module in _ROUTING]
+        drawing.join(here, router, (m for m in modules if m in taking))
     if not routers:
         drawing.join(here, drawing.add(Node(_HOST, "host", "this host")))
 

@@ -92,8 +92,7 @@ struct {
 
 /* What user space says of open connections. */
 enum tuned_entry {
-	TUNED_DIGEST, /* of what they were last brought in line with; 0 while that is done, so an interruption is seen
-		       */
+	TUNED_DIGEST, /* of what they were last brought in line with, 0: nothing; 2 while that is done, see reader.py */
 	TUNED_ADOPT, /* another build has tuned them: what policies for new connections have given them is taken over */
 	TUNED_ENTRIES,
 };

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pliant.kernel.iterators import network_namespaces
+from pliant.agent.host import Host
+from pliant.kernel.iterators import network_namespaces, run_in_namespaces
 from pliant.lab import SocketState, TcpClient, TcpServer
 from pliant.plan.steps import RetuneOnUndo, TuneOpen
 
@@ -70,6 +73,45 @@ def test_open_connections_follow_the_policy_and_get_back_what_they_had(
         assert rates(client.connections()) == 2 * [RATE_BYTES]
         pliant.rollback(0)
         assert rates(client.connections()) == 2 * [NO_LIMIT]
+
+
+@pytest.mark.parametrize("next_change", ["delete", "off", "apply"])
+@pytest.mark.parametrize("interrupted", ["before", "after"])
+def test_what_was_interrupted_while_open_connections_were_tuned_is_settled_by_the_next_change(
+    pliant: Pliant,
+    pair: Pair,
+    port: int,
+    make_policy: MakePolicy,
+    monkeypatch: pytest.MonkeyPatch,
+    next_change: str,
+    interrupted: str,
+) -> None:
+    def die(iterators: list[Path]) -> None:
+        if interrupted == "after":
+            run_in_namespaces(iterators)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    service = pair.service(pair.client, "app.service")
+    live = make_policy("live", service, RATE, apply_to="live")
+    changed = make_policy("live", service, {"pacing_rate": "160Mbit"}, apply_to="live")
+    with TcpClient(pair.client, service="app.service") as client:
+        client.connect(pair.server.address, port)
+        pliant.apply(live)
+        child = os.fork()
+        if child == 0:
+            monkeypatch.setattr("pliant.agent.actuator.open_connections.run_in_namespaces", die)
+            pliant.apply(changed)
+            os._exit(0)
+        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+        assert rates(client.connections()) == [RATE_BYTES * (2 if interrupted == "after" else 1)]
+        if next_change == "apply":
+            pliant.apply(live)
+        elif next_change == "delete":
+            pliant.delete("live")
+        else:
+            with Host(pliant.places) as host, host.exclusively(to_switch_off=True):
+                host.carry_out(host.change_to_off(actor="test"), actor="test")
+        assert rates(client.connections()) == [RATE_BYTES if next_change == "apply" else NO_LIMIT]
 
 
 def test_a_policy_for_new_connections_leaves_open_ones_alone_and_its_end_does_too(

@@ -24,6 +24,8 @@ FEATURES = Table(SCOPE, "features")
 """The programs that scope calls, by option slot."""
 POLICIES, EFFECTS = Table(SCOPE, "policies"), Table(SCOPE, "effects")
 TUNED = Table(SCOPE, "tuned")
+UNDER_WAY = 2
+"""What stands in it while open connections are brought in line: no digest, for those are odd."""
 """What open connections were last brought in line with."""
 POLICY_CONSTANT_BYTES = 16  # struct policy up to its counters, which the kernel side writes
 

@@ -22,9 +22,9 @@ class HostState:
     was interrupted; ``partial`` names objects that cannot be used: their pins are incomplete (their loading was
     interrupted), or scope does not call them. ``attachments`` says what is attached where; ``stale`` are
     those whose cgroup is gone or whose link runs another program; ``tuned`` is what open connections were last brought
-    in line with (0: nothing, or it was interrupted); ``controls`` are the congestion controls of ours;
-    ``other_layouts`` are pin directories of other builds of Pliant, and ``elsewhere`` has the layout under which a
-    link of scope that can be taken over is pinned; ``sysctls`` are those that are ours or are to be; ``fastpath`` is
+    in line with (0: nothing; ``UNDER_WAY`` where that was interrupted); ``controls`` are the congestion controls of
+    ours; ``other_layouts`` are pin directories of other builds of Pliant, and ``elsewhere`` has the layout under which
+    a link of scope that can be taken over is pinned; ``sysctls`` are those that are ours or are to be; ``fastpath`` is
     what interfaces run of ours.
     """
 

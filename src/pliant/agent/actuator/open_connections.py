@@ -12,7 +12,7 @@ from pliant.kernel.errors import KernelError
 from pliant.kernel.iterators import run_in_namespaces
 from pliant.kernel.maps import Map
 from pliant.observe.pin_tree import PinTree
-from pliant.observe.reader import TUNED
+from pliant.observe.reader import TUNED, UNDER_WAY
 from pliant.plan.steps import RetuneOnUndo, TuneOpen
 from pliant.policy.desired import SCOPE
 
@@ -33,7 +33,7 @@ class OpenConnections:
         }
 
     def _tune(self, step: TuneOpen) -> None:
-        self._mark(0, adopt=step.adopt)
+        self._mark(UNDER_WAY, adopt=step.adopt)
         pins = self._ground.pins
         run_in_namespaces(open_iterators(pins, pins.objects()))
         self._mark(step.after)

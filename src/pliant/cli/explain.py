@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
@@ -22,6 +23,8 @@ from pliant.cli.connections import (
     policy_row,
 )
 from pliant.cli.context import open_host, output_option
+from pliant.cli.explain_packets import explain_packets
+from pliant.cli.fastpath_switch import complete_interface
 from pliant.errors import PliantError
 from pliant.features import catalogue
 from pliant.kernel.namespaces import NetworkNamespace, named_namespace, network_namespaces
@@ -45,9 +48,27 @@ class Ends(NamedTuple):
 @click.option(
     "--connection",
     "ends",
-    required=True,
     metavar="LOCAL:PORT-PEER:PORT",
     help="The connection, this host's end first: '10.1.0.1:443-10.2.0.9:51514', '[fd00::1]:443-[fd00::2]:51514'.",
+)
+@click.option(
+    "--packet",
+    metavar="FIELDS",
+    help="A packet that comes in: 'in=eth1 src=10.1.0.2 dst=10.2.0.9 proto=tcp dport=443'; further fields: "
+    "sport, len, ttl, tos, flags, smac, dmac, mark, ct.",
+)
+@click.option(
+    "--pcap",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Every packet of a capture (pcap or pcapng), summed up.",
+)
+@click.option(
+    "--in",
+    "interface",
+    metavar="NAME",
+    shell_complete=complete_interface,
+    help="With --pcap: the interface they come in by.  [default: as the file says]",
 )
 @click.option(
     "--service",
@@ -66,13 +87,29 @@ class Ends(NamedTuple):
 @output_option("table", "json", "yaml")
 @click.pass_context
 def explain(
-    ctx: click.Context, ends: str, service: str | None, role: str | None, netns: str | None, output: str
+    ctx: click.Context,
+    ends: str | None,
+    packet: str | None,
+    pcap: Path | None,
+    interface: str | None,
+    service: str | None,
+    role: str | None,
+    netns: str | None,
+    output: str,
 ) -> None:
-    """Say which policies a connection gets, which it does not, why, and what the kernel says now.
+    """Say which policies a connection gets and why, or which way a packet takes through this host and why.
 
-    The connection is looked for in the network namespaces of all processes of this host. With --service it need not
+    A connection is looked for in the network namespaces of all processes of this host. With --service it need not
     exist: the answer is then worked out from the policies in force.
+
+    Of a packet it says whether it is accelerated and by which module, its route, the rule of the forward hook that
+    decides, and if it is not accelerated, why. Where a fast path runs, its own program is asked.
     """
+    if sum(given is not None for given in (ends, packet, pcap)) != 1:
+        raise PliantError("what is to be explained?", remedy="give one of --connection, --packet and --pcap")
+    if ends is None:
+        explain_packets(ctx, packet, pcap, interface, netns, output)
+        return
     if service is not None and netns is not None:
         raise PliantError(
             "--netns says where to look, and with --service nothing is looked for",

@@ -23,6 +23,7 @@ COMMANDS = {
     "apply": ("pliant.cli.apply:apply", "Put policies in force on this host."),
     "audit": ("pliant.cli.audit:audit", "Show and check the record of every change."),
     "bench": ("pliant.bench.command:bench", "Measure what Pliant costs and how fast it is."),
+    "capture": ("pliant.cli.capture:capture", "Show packets, accelerated ones included."),
     "completion": ("pliant.cli.completion:completion", "Print a shell completion script."),
     "delete": ("pliant.cli.delete:delete", "Take policies away."),
     "demo": ("pliant.demo.command:demo", "Show the main job on real traffic, before and after."),
@@ -31,7 +32,7 @@ COMMANDS = {
     "doctor": ("pliant.cli.doctor:doctor", "Check what this host can do, and whether all is well."),
     "effect": ("pliant.cli.effect:effect", "Say what policies are worth: treated against held out."),
     "events": ("pliant.cli.events:events", "Show what happened on this host."),
-    "explain": ("pliant.cli.explain:explain", "Say which policies a connection gets, and why."),
+    "explain": ("pliant.cli.explain:explain", "Say what a connection or a packet gets, and why."),
     "fastpath": (
         "pliant.cli.fastpath:fastpath",
         "Speed up what the kernel is configured to do with packets.",

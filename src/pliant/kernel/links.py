@@ -45,6 +45,7 @@ __all__ = [
     "attach_iterator",
     "attach_struct_ops",
     "attach_tcx",
+    "attach_tracepoint",
     "attach_xdp",
 ]
 
@@ -279,6 +280,12 @@ def attach_iterator(program: Program, *, map: Map | None = None) -> Link:
     given = (address(parameters), len(parameters))
     attr = attributes("IIIIQI", program.fileno(), 0, AttachType.TRACE_ITER, 0, *given)
     return Link(bpf(Command.LINK_CREATE, attr, f"make an iterator of {program.name}"))
+
+
+def attach_tracepoint(program: Program) -> Link:
+    """Attach a program to the tracepoint it was loaded for (``SEC("tp_btf/...")``)."""
+    attr = attributes("QI", 0, program.fileno())
+    return Link(bpf(Command.RAW_TRACEPOINT_OPEN, attr, f"attach {program.name} to its tracepoint"))
 
 
 def all_links() -> tuple[LinkInfo, ...]:

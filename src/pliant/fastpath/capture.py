@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Capturing what comes in by interfaces that have a fast path: accelerated packets, and those left to the kernel.
+
+What a fast path redirects no socket sees: a BPF program at a tracepoint of the kernel tells of it. All else comes by a
+packet socket, and a copy of the fast path's program is asked why it has left a packet to the kernel. Both end with the
+descriptors that are held here, however this process ends, and the fast path's own programs are not touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import select
+import socket
+import struct
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from pliant.errors import PliantError
+from pliant.fastpath.capture_file import Stored
+from pliant.fastpath.frame import line_of, read_frame
+from pliant.fastpath.trial import Trial
+from pliant.kernel.errors import KernelError, kernel_error
+from pliant.kernel.links import attach_tracepoint
+from pliant.kernel.objects import load
+from pliant.kernel.programs import Program
+from pliant.kernel.ring_buffer import RingBuffer
+from pliant.observe.fastpath import FastpathPins, Mode, Port, running_build
+
+SNAPSHOT_MAX = 4096
+"""The most bytes of a packet that are kept: more than XDP has in one piece."""
+INSTRUCTIONS_MAX = 512
+_INSTRUCTION_BYTES = 8
+_HEAD = struct.Struct("=QIIII")  # struct captured in pliant/capture.h
+_TALLY = struct.Struct("=QQQ")
+_U32 = struct.Struct("=I")
+_LOOK_AGAIN_S = 0.5
+_PASS, _REDIRECT = 2, 4  # enum xdp_action
+_ETH_P_ALL = 3
+_SOL_PACKET, _IGNORE_OUTGOING = 263, 23
+_SO_ATTACH_FILTER, _SO_TIMESTAMPNS = 26, 35
+_ROOM_BYTES = 1 << 23
+_TIME = struct.Struct("=qq")  # struct timespec
+
+
+class Tally(NamedTuple):
+    """Accelerated packets that were seen, those that the filter wanted, and those lost since nobody read in time."""
+
+    seen: int
+    wanted: int
+    lost: int
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """A packet that came in. One that was ``out`` is as it leaves by that interface; for others ``reason`` is why."""
+
+    packet: Stored
+    out: str = ""
+    reason: str = ""
+
+    @property
+    def is_accelerated(self) -> bool:
+        """Whether the fast path has sent it on."""
+        return bool(self.out)
+
+    @property
+    def verdict(self) -> int:
+        """What the XDP program has returned."""
+        return _REDIRECT if self.out else _PASS
+
+    @property
+    def sentence(self) -> str:
+        """What became of it."""
+        if self.out:
+            return f"> {self.out}"
+        return f"kernel ({self.reason})" if self.reason else "kernel"
+
+    def line(self) -> str:
+        """A line about it in the manner of tcpdump(8), in local time."""
+        seconds, rest = divmod(self.packet.time_ns, 10**9)
+        when = time.strftime("%H:%M:%S", time.localtime(seconds))
+        what = line_of(read_frame(self.packet.data))
+        return f"{when}.{rest // 1000:06d} {self.packet.interface} {self.sentence}: {what}"
+
+
+class _Interface:
+    """An interface with a fast path: its socket, and a copy of its program to ask."""
+
+    def __init__(self, pins: FastpathPins, port: Port, build: str, name: str, filter: bytes) -> None:
+        self.port, self.name = port, name
+        with Program.pinned(pins.program(port, build)) as program:
+            self.program = program.id
+        self._trial: Trial | None = None
+        with contextlib.suppress(KernelError):  # of another build: its packets have no reason then
+            self._trial = Trial(pins, port, build)
+        self.socket = _listen(name, filter)
+
+    def reason(self, data: bytes) -> str:
+        """Why the fast path leaves a packet to the kernel, where it can be told."""
+        verdict = self._trial.run(data) if self._trial else None
+        if verdict is None:
+            return ""
+        return "confirming" if verdict.is_forwarded else verdict.reason
+
+    def close(self) -> None:
+        self.socket.close()
+        if self._trial is not None:
+            self._trial.close()
+
+
+def _listen(name: str, filter: bytes) -> socket.socket:
+    """A socket for what comes in by an interface; the kernel itself filters."""
+    made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+    try:
+        if filter:
+            code = ctypes.create_string_buffer(filter)
+            program = struct.pack("HxxxxxxP", len(filter) // _INSTRUCTION_BYTES, ctypes.addressof(code))
+            made.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+        made.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _ROOM_BYTES)
+        made.setsockopt(_SOL_PACKET, _IGNORE_OUTGOING, 1)
+        made.bind((name, _ETH_P_ALL))
+    except OSError as error:
+        made.close()
+        raise kernel_error(error.errno or 0, f"listen on {name}") from error
+    return made
+
+
+class Capture:
+    """What comes in by interfaces with a fast path, packet by packet; closing it detaches.
+
+    ``filter`` is classic BPF, as :func:`~pliant.kernel.libpcap.compile_filter` makes it; empty: everything. Interfaces
+    are the calling thread's namespace's. Raises :class:`PliantError` where none of them has a fast path, or the filter
+    is too long.
+    """
+
+    def __init__(
+        self,
+        pins: FastpathPins,
+        devices: Sequence[str] = (),
+        *,
+        filter: bytes = b"",
+        snapshot: int = SNAPSHOT_MAX,
+    ) -> None:
+        if len(filter) > INSTRUCTIONS_MAX * _INSTRUCTION_BYTES:
+            length = len(filter) // _INSTRUCTION_BYTES
+            raise PliantError(
+                f"the filter has {length} instructions, {INSTRUCTIONS_MAX} are possible",
+                remedy="ask for less at once",
+            )
+        self._pins, self._devices, self._filter = pins, frozenset(devices), filter
+        self._snapshot = min(snapshot, SNAPSHOT_MAX)
+        self._interfaces: dict[Port, _Interface] = {}
+        self._names: Mapping[int, str] = {}
+        self._held = contextlib.ExitStack()
+        self._epoch_ns = time.time_ns() - time.monotonic_ns()
+        try:
+            self._begin()
+            self._follow()
+            if not self._interfaces:
+                raise _nothing(self._devices)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Detach everything."""
+        for interface in self._interfaces.values():
+            interface.close()
+        self._interfaces.clear()
+        self._held.close()
+
+    @property
+    def interfaces(self) -> list[str]:
+        """Those that are captured now."""
+        return sorted(interface.name for interface in self._interfaces.values())
+
+    @property
+    def unseen(self) -> list[str]:
+        """Those whose accelerated packets cannot be seen: generic mode has them in no queue."""
+        found = (i.name for i in self._interfaces.values() if i.port.mode is Mode.GENERIC)
+        return sorted(found)
+
+    def _begin(self) -> None:
+        constants: dict[str, int | bytes] = {
+            "instructions": len(self._filter) // _INSTRUCTION_BYTES,
+            "filter": self._filter.ljust(INSTRUCTIONS_MAX * _INSTRUCTION_BYTES, b"\0"),
+            "snapshot": self._snapshot,
+        }
+        path = Path(str(resources.files("pliant"))) / "objects" / "capture" / "capture.bpf.o"
+        loaded = self._held.enter_context(load(path, feature="capture", rodata=constants))
+        self._programs, self._tallies = loaded.maps["programs"], loaded.maps["tallies"]
+        self._ring = self._held.enter_context(RingBuffer(loaded.maps["packets"]))
+        self._held.enter_context(attach_tracepoint(loaded.programs["redirected"]))
+
+    def _follow(self) -> None:
+        """Go along with fast paths that come, are replaced, and go."""
+        self._names = dict(socket.if_nameindex())
+        running = {}
+        for port in self._pins.ports():
+            name = self._names.get(port.ifindex, "")
+            if (
+                name
+                and (not self._devices or name in self._devices)
+                and (build := running_build(self._pins, port))
+            ):
+                running[port] = build
+        for port in self._interfaces.keys() - running.keys():
+            self._forget(port)
+        for port, build in running.items():
+            with Program.pinned(self._pins.program(port, build)) as program:
+                if port in self._interfaces and self._interfaces[port].program != program.id:
+                    self._forget(port)
+            if port not in self._interfaces:
+                made = _Interface(self._pins, port, build, self._names[port.ifindex], self._filter)
+                self._interfaces[port] = made
+                self._programs.put(_U32.pack(made.program), bytes(4))
+
+    def _forget(self, port: Port) -> None:
+        gone = self._interfaces.pop(port)
+        self._programs.delete(_U32.pack(gone.program))
+        gone.close()
+
+    def packets(self, timeout_s: float | None = None) -> Iterator[list[Captured]]:
+        """What comes, in batches in the order of time; an empty one now and then. Without a time it does not end."""
+        began = looked = time.monotonic()
+        while timeout_s is None or time.monotonic() < began + timeout_s:
+            sources: list[RingBuffer | socket.socket] = [self._ring]
+            sources += [interface.socket for interface in self._interfaces.values()]
+            select.select(sources, [], [], _LOOK_AGAIN_S / 5)
+            found = [*self._left_to_kernel(), *(self._accelerated(record) for record in self._ring.read())]
+            yield sorted(found, key=lambda captured: captured.packet.time_ns)
+            if time.monotonic() > looked + _LOOK_AGAIN_S:
+                looked = time.monotonic()
+                with contextlib.suppress(KernelError):  # in the middle of a change: next time
+                    self._follow()
+
+    def _accelerated(self, record: bytes) -> Captured:
+        at, came_in, out, length, kept = _HEAD.unpack_from(record)
+        name = self._names.get(came_in, str(came_in))
+        data = record[_HEAD.size : _HEAD.size + kept]
+        return Captured(Stored(at + self._epoch_ns, name, length, data), out=self._names.get(out, str(out)))
+
+    def _left_to_kernel(self, most: int = 256) -> Iterator[Captured]:
+        for interface in self._interfaces.values():
+            with contextlib.suppress(BlockingIOError, OSError):
+                for _ in range(most):
+                    data, ancillary, _, _ = interface.socket.recvmsg(1 << 16, 64)
+                    stamp = next((value for _, kind, value in ancillary if kind == _SO_TIMESTAMPNS), None)
+                    seconds, rest = _TIME.unpack(stamp) if stamp else divmod(time.time_ns(), 10**9)
+                    stored = Stored(seconds * 10**9 + rest, interface.name, len(data), data[: self._snapshot])
+                    yield Captured(stored, reason=interface.reason(data))
+
+    def tally(self) -> Tally:
+        """What accelerated packets have been seen so far."""
+        value = self._tallies.get(bytes(4)) or b""
+        columns = zip(*map(_TALLY.unpack, self._tallies.percpu(value)), strict=True)
+        return Tally(*(sum(column) for column in columns))
+
+
+def _nothing(devices: frozenset[str]) -> PliantError:
+    where = f"{', '.join(sorted(devices))} has no fast path" if devices else "no interface has a fast path"
+    return PliantError(
+        f"there is nothing to capture: {where}",
+        remedy="'pliant fastpath status' lists those that have one; where there is none, tcpdump sees everything",
+    )

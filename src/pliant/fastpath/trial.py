@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Asking a fast path itself what it makes of a packet (BPF_PROG_TEST_RUN), without a trace of that in what it counts.
+
+It is a copy of the program that is asked: with the same constants and the same tables, but for those that it writes to,
+which are the copy's own.
+"""
+
+from __future__ import annotations
+
+import errno as codes
+import struct
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from pliant.fastpath.objects import OWN_TABLE, counted_reasons, shared_tables, shipped_object
+from pliant.kernel.elf import Elf
+from pliant.kernel.errors import KernelError
+from pliant.kernel.maps import Map
+from pliant.kernel.objects import load
+from pliant.kernel.programs import Program
+from pliant.observe.fastpath import FORWARDED, FastpathPins, Port
+
+_CONTEXT = struct.Struct("=6I")  # struct xdp_md
+_COUNT = struct.Struct("=QQ")
+_CONSTANTS = ".rodata"
+_REMEMBERED = ("flows", "confirmed", "crossings", "signals")  # how tables begin that programs write to
+_REDIRECT = 4
+_LEAST_BYTES = 14
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a fast path makes of a packet: ``reason`` says why it is left to the kernel, and is empty where it is not.
+
+    ``frame`` is the packet as it leaves; ``confirms``: once a second one of its kind goes to the kernel all the same.
+    """
+
+    is_forwarded: bool
+    reason: str
+    frame: bytes
+    confirms: bool = False
+
+
+class Trial:
+    """A copy of the program that an interface runs; in the calling thread's network namespace.
+
+    Raises :class:`KernelError` where the program is another build's, whose object is not here.
+    """
+
+    def __init__(self, pins: FastpathPins, port: Port, build: str) -> None:
+        self._port = port
+        with Program.pinned(pins.program(port, build)) as program:
+            name = program.name
+            constants = _constants_of(program, name)
+            tag = program.tag
+        reused = {
+            table: Map.pinned(pins.table(table))
+            for table in shared_tables()
+            if pins.table(table).exists() and not table.startswith(_REMEMBERED)
+        }
+        try:
+            self._loaded = load(
+                shipped_object(name), feature=name, rodata=constants, reuse=_used(name, reused)
+            )
+        finally:
+            for table in reused.values():
+                table.close()
+        self._program, self._counts = self._loaded.programs[name], self._loaded.maps[OWN_TABLE]
+        if self._program.tag != tag:
+            self._loaded.close()
+            raise KernelError(
+                "the fast path was made by another build of Pliant", remedy="'pliant repair' has it made anew"
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Unload the copy."""
+        self._loaded.close()
+
+    def run(self, frame: bytes) -> Verdict | None:
+        """What becomes of a frame; None where the kernel cannot try it, for its length or the interface's driver."""
+        first = self._once(frame)
+        if first is None or first.reason != "confirming":
+            return first
+        again = self._once(frame)
+        return again and Verdict(again.is_forwarded, again.reason, again.frame, confirms=True)
+
+    def _once(self, frame: bytes) -> Verdict | None:
+        if len(frame) < _LEAST_BYTES:
+            return None
+        before = self._counted()
+        context = _CONTEXT.pack(0, len(frame), 0, self._port.ifindex, 0, 0)
+        try:
+            ran = self._program.test_run(frame, ctx=context)
+        except KernelError as error:
+            if error.errno in (codes.EINVAL, codes.ENODEV, codes.EMSGSIZE, codes.ENOMEM):
+                return None
+            raise
+        changed = [n for n, (was, now) in enumerate(zip(before, self._counted(), strict=True)) if now != was]
+        reason = changed[-1] if changed else None
+        if ran.retval == _REDIRECT:
+            return Verdict(True, "", ran.data_out)
+        words = counted_reasons().get(reason, str(reason)) if reason not in (None, FORWARDED) else ""
+        return Verdict(False, words, ran.data_out)
+
+    def _counted(self) -> list[int]:
+        held = self._counts
+        return [
+            sum(_COUNT.unpack_from(one)[0] for one in held.percpu(value)) for _, value in sorted(held.items())
+        ]
+
+
+def _used(name: str, tables: dict[str, Map]) -> dict[str, Map]:
+    from pliant.kernel.btf import Btf
+
+    declared = Btf.from_elf(shipped_object(name)).map_layouts()
+    return {table: held for table, held in tables.items() if table in declared}
+
+
+def _constants_of(program: Program, name: str) -> dict[str, int | bytes]:
+    """The constants a program was loaded with, from its own memory."""
+    variables = [v for v in Elf(shipped_object(name)).variables().values() if v.section == _CONSTANTS]
+    for number in program.map_ids:
+        with Map.by_id(number) as held:
+            if held.name.endswith(_CONSTANTS):
+                content = held.get(bytes(held.key_size)) or b""
+                return {v.name: content[v.offset : v.offset + v.size] for v in variables}
+    return {}

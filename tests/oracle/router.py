@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import socket
+import struct
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +27,9 @@ _ETH_P_ALL = 3
 _PACKET_IGNORE_OUTGOING = 23
 _QUEUE_BYTES = 1 << 24
 _FRAME_BYTES_MAX = 1 << 16
+_GET_FLAGS, _SET_FLAGS = 0x8913, 0x8914  # SIOCGIFFLAGS, SIOCSIFFLAGS
+_FLAGS = struct.Struct("=16sH22x")  # struct ifreq
+_IFF_UP, _IFF_RUNNING = 0x1, 0x40
 
 # What would make two runs of the same packets differ, and has nothing to do with the way they take.
 STEADY = {
@@ -43,7 +49,9 @@ STEADY_OF_NEIGHBOURS = {
     "retrans_time_ms": "60000",  # no second request while a case lasts
     "delay_first_probe_time": "60",
     "gc_stale_time": "600",
-    "unres_qlen_bytes": "16777216",  # counted with the kernel's overhead, which a packet that XDP has seen has more of
+    # One packet waits for an address, the last. More would be counted with the kernel's overhead, which is higher for
+    # what XDP has seen; and ICMP errors that wait take up room in a socket that all namespaces share.
+    "unres_qlen_bytes": "0",
 }
 
 # The settings cases may change, and what they are otherwise.
@@ -115,6 +123,9 @@ class Router:
         self._set(STEADY.items())
         self._make_ports()
         self.sockets = [self._listen(port, accept) for port in range(PORTS)]
+        with host.inside():
+            self._inside = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._held.callback(self._inside.close)
         self._clear()
         self._empty = self.routes()
 
@@ -164,12 +175,20 @@ class Router:
 
     def reset(self) -> None:
         """As before any case; no routes, rules, addresses or neighbours."""
-        for _ in range(3):  # a flush gives up when one of two routes of a prefix takes the other along
+        for _ in range(5):  # a flush gives up when one of two routes of a prefix takes the other along
             refused = self._clear()
             if self.routes() == self._empty:
+                self._settle_links()
                 return
+            self._delete_local_routes()
         left = self.host.run(["ip", "-6", "-d", "route", "show", "table", "all"]).stdout
         raise AssertionError(f"routes of a case are left on {self.host.name}: {left}, {refused}")
+
+    def _delete_local_routes(self) -> None:
+        """Those of a case: ip(8) passes by IPv6 local routes when it flushes the main table."""
+        shown = self.host.run(["ip", "-6", "-d", "route", "show", "table", "all", "type", "local"]).stdout
+        of_case = (line for line in shown.splitlines() if any(f" table {table} " in line for table in TABLES))
+        self.apply(f"-6 route del {line.split(' proto ')[0]}" for line in of_case)
 
     def _clear(self) -> str:
         names = [port_name(port) for port in range(PORTS)]
@@ -186,6 +205,8 @@ class Router:
         refused = self.apply(commands)
         self._set(SETTINGS.items())
         self._set((n.format(name), v) for name in names for n, v in SETTINGS_OF_PORTS.items())
+        # For so long an answer does not replace the address that is known (1/100 s): else it goes by the clock.
+        self._set((f"net.ipv4.neigh.{name}.locktime", "6000") for name in names)
         for place in (f"{family}.neigh.{name}" for family in ("ipv4", "ipv6") for name in names):
             self._set((f"net.{place}.{setting}", value) for setting, value in STEADY_OF_NEIGHBOURS.items())
         return refused
@@ -201,7 +222,29 @@ class Router:
             name, _, value = command.removeprefix("sysctl ").partition("=")
             self._set([(name, value)])
             return ""
-        return self.apply([command])
+        refused = self.apply([command])
+        if " link set " in command:
+            self._settle_links()
+        return refused
+
+    def _settle_links(self) -> None:
+        """Wait until both ends of all links know whether the other is up.
+
+        The kernel tells them later, from a worker, and until then the tester's end sends nothing, or sends what is
+        counted as dropped.
+        """
+        deadline = time.monotonic() + 10
+        for port, sock in enumerate(self.sockets):
+            while True:
+                mine, other = _flags(self._inside, port_name(port)), _flags(sock, self._peer(port))
+                is_up, runs = bool(mine & _IFF_UP), bool(mine & _IFF_RUNNING)
+                if runs == is_up == bool(other & _IFF_RUNNING):
+                    break
+                assert time.monotonic() < deadline, (
+                    f"{port_name(port)} and its peer disagree: {mine:x}, {other:x}"
+                )
+            # The worker holds the kernel's lock for changes of interfaces until it has done: this waits for it.
+            fcntl.ioctl(sock, _SET_FLAGS, _FLAGS.pack(self._peer(port).encode(), other))
 
     def apply(self, commands: Iterable[str]) -> str:
         """Run commands, each of which begins with a family, IPv6's first; returns what ip(8) refused of them."""
@@ -266,9 +309,15 @@ class Router:
         for family in ("-4", "-6"):
             shown = self.host.run(["ip", family, "-j", "neigh", "show", "nud", "all"]).stdout
             found += json.loads(shown or "[]")
-        # Multicast groups come with the kernel's own reports, at random times.
+        # Multicast groups come with the kernel's own reports, at random times; what has failed it forgets at any time.
         listed = [n for n in found if n["dev"] != "lo" and not n["dst"].startswith(("ff", "224."))]
+        listed = [n for n in listed if n["state"] != ["FAILED"]]
         return {(n["dst"], n["dev"], n.get("lladdr", ""), _steadied(n["state"])) for n in listed}
+
+
+def _flags(sock: socket.socket, name: str) -> int:
+    [_, found] = _FLAGS.unpack(fcntl.ioctl(sock, _GET_FLAGS, _FLAGS.pack(name.encode(), 0)))
+    return int(found)
 
 
 def _steadied(states: list[str]) -> str:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from pliant.lab import PrivateMounts
 from tests.oracle.case import Case, keep, kept_cases
+from tests.oracle.clock import without_limits
 from tests.oracle.configurations import changes, configurations
 from tests.oracle.packets import frames
 from tests.oracle.pair import Pair
@@ -36,16 +37,17 @@ OTHERS = frozenset(
 HEADER = Path(__file__).parents[2] / "bpf/include/pliant/fastpath/port.h"
 
 
-pytestmark = [pytest.mark.root, pytest.mark.long]
+pytestmark = pytest.mark.root
 
 
 @pytest.fixture(scope="module")
 def routers(mounts: PrivateMounts) -> Iterator[Pair]:
     del mounts
     allowed = os.sched_getaffinity(0)
-    pair = Pair()
-    yield pair
-    pair.close()
+    with without_limits():
+        pair = Pair()
+        yield pair
+        pair.close()
     assert os.sched_getaffinity(0) == allowed
 
 

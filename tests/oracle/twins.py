@@ -95,8 +95,7 @@ class _Trial:
         last = self._round("again, as flows that are known")
         for number, change in enumerate(case.changes, 1):
             last = self._changed(number, change, last)
-        if not self._differences:
-            self._compare_state(before)
+        self._compare_state(before)
         return Outcome(self._packets, self._differences)
 
     def _changed(self, number: int, change: Change, last: Frames) -> Frames:

@@ -12,17 +12,8 @@ from tests.oracle.case import Frame
 
 Frames = Counter[Frame]
 
-_REDIRECT4, _REDIRECT6 = b"\5", b"\x89"
 _MULTICAST_REPORTS = (b"\x83", b"\x84", b"\x8f")  # MLD
 _NO_ADDRESS = bytes((192, 0, 0, 8))  # errors come from here where the router has no address (RFC 7600)
-
-
-def _is_redirect(frame: bytes, router: frozenset[bytes]) -> bool:
-    """Redirects are limited by the clock, which no setting of a namespace switches off; all are the kernel's."""
-    kind, packet = frame[12:14], frame[14:]
-    if kind == b"\x08\x00":
-        return packet[9:10] == bytes([wire.ICMP]) and packet[20:21] == _REDIRECT4 and packet[12:16] in router
-    return kind == b"\x86\xdd" and packet[6:8] == bytes([wire.ICMP6, 255]) and packet[40:41] == _REDIRECT6
 
 
 def _is_report(frame: bytes) -> bool:
@@ -44,7 +35,7 @@ def steadied(frames: Iterable[Frame], router: frozenset[bytes]) -> Frames:
     found: Frames = Counter()
     for frame in frames:
         data = frame.data
-        if _is_report(data) or _is_redirect(data, router):
+        if _is_report(data):
             continue
         if data[12:14] == b"\x08\x00" and data[26:30] in router | {_NO_ADDRESS}:
             data = _without_id(data)

@@ -22,6 +22,7 @@ from pliant.bench import (
     benches,
     connect,
     dctcp,
+    modules,
     overhead,
     routes_750k,
     run_bench,
@@ -208,7 +209,9 @@ def test_shared_window_compares_every_setting_on_both_paths() -> None:
 @pytest.mark.usefixtures("leaves_nothing")
 def test_router_compares_both_families_with_and_without_the_generator() -> None:
     found = measured(run_bench("router", 1, scale=0.02))
-    assert found.keys() == {
+    assert found.keys() - {
+        f"{m}_xdp_forward_{what}" for m in ("router", "router6") for what in ("mpps", "ratio")
+    } == {
         f"{metric}_{what}"
         for metric in ("router", "router6")
         for what in ("kernel_mpps", "pliant_mpps", "drop_mpps", "ratio", "net_ratio")
@@ -239,6 +242,16 @@ def test_latency_compares_percentiles() -> None:
     )
 
 
+@root
+@pytest.mark.usefixtures("leaves_nothing")
+def test_modules_measures_every_case_with_the_verdict_it_should_have() -> None:
+    found = measured(run_bench("modules", 1, scale=0.05))
+    assert found.keys() == {case.metric for case in modules.CASES}
+    assert all(
+        found[metric] > 0 for metric in ("route4_ns", "route6_ns", "route4_first_ns", "route6_first_ns")
+    )
+
+
 def test_routes_for_benchmarks_are_as_many_as_asked_for_and_all_different() -> None:
     found = routes_750k.prefixes(random.Random(1), 5000)
     assert len(set(map(ipaddress.ip_network, found))) == 5000
@@ -254,6 +267,7 @@ def test_every_benchmark_has_a_test_of_its_own_here() -> None:
         "effect",
         "latency",
         "lazy",
+        "modules",
         "off",
         "overhead",
         "router",

@@ -5,19 +5,22 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pliant.agent.actuator.fastpath import Fastpaths
 from pliant.agent.actuator.ground import Ground
 from pliant.bench.place import private_mounts
 from pliant.errors import PliantError
-from pliant.fastpath.objects import tables_layout
+from pliant.fastpath.objects import shipped_object, tables_layout
 from pliant.fastpath.synthesis import synthesize
 from pliant.fastpath.target import FastpathTarget
 from pliant.fastpath.topology import Topology, topology
 from pliant.features.layout import shipped_layout
+from pliant.kernel.btf import Btf
 from pliant.kernel.maps import Map
+from pliant.kernel.objects import load
+from pliant.kernel.programs import Program
 from pliant.lab import Host
 from pliant.observe.fastpath import FastpathPins, Mode, read_fastpath
 from pliant.observe.network_reader import read_facts
@@ -64,6 +67,25 @@ class Acceleration:
             yield
         finally:
             self._become(NOTHING)
+
+    @contextmanager
+    def program(self, name: str) -> Iterator[Program]:
+        """The program that an interface runs, while it is on, for test runs: those have no sk_buff with the packet."""
+        [found] = [a for a in (self._target or self.look()).accelerations.values() if a.interface == name]
+        constants = {
+            **found.constants,
+            **({"comes_with_skb": 0} if "comes_with_skb" in found.constants else {}),
+        }
+        with ExitStack() as held:
+            tables = {path.name: held.enter_context(Map.pinned(path)) for path in self.pins.tables.iterdir()}
+            known = Btf.from_elf(shipped_object(found.object)).map_layouts()
+            shared = {table: tables[table] for table in tables.keys() & known.keys()}
+            with self._host.inside():
+                loaded = load(
+                    shipped_object(found.object), feature=found.object, rodata=constants, reuse=shared
+                )
+            held.enter_context(loaded)
+            yield loaded.programs[found.object]
 
     def table_bytes(self) -> int:
         """What its tables take in memory, while it is on, as the kernel accounts for it."""

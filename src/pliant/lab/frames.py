@@ -10,6 +10,7 @@ import struct
 SHORTEST_BYTES = 60
 """The shortest frame there is on Ethernet, without its check sequence."""
 TCP_ACK = 0x10
+HOPS = 64
 _ETHERNET_BYTES = 14
 
 
@@ -22,6 +23,7 @@ def udp_frame(
     ports: tuple[int, int] = (1234, 9),
     length: int = SHORTEST_BYTES,
     checksum: bool = True,
+    hops: int = HOPS,
 ) -> bytes:
     """A frame with a UDP packet; longer than asked for where its headers are. No padding follows the packet.
 
@@ -29,7 +31,7 @@ def udp_frame(
     network cards, where there are any.
     """
     header = struct.pack("!HHHH", *ports, 0, 0)
-    return _frame(to_mac + from_mac, source, destination, socket.IPPROTO_UDP, header, length, checksum)
+    return _frame(to_mac + from_mac, source, destination, socket.IPPROTO_UDP, header, length, checksum, hops)
 
 
 def tcp_frame(
@@ -56,6 +58,7 @@ def _frame(
     header: bytes,
     length: int,
     has_checksum: bool = True,
+    hops: int = HOPS,
 ) -> bytes:
     one, other = ipaddress.ip_address(source), ipaddress.ip_address(destination)
     addresses = one.packed + other.packed
@@ -68,8 +71,8 @@ def _frame(
         checksum = internet_checksum(addresses + struct.pack("!II", size, protocol) + segment)
         struct.pack_into("!H", segment, 6 if protocol == socket.IPPROTO_UDP else 16, checksum or 0xFFFF)
     if one.version == 6:
-        return macs + b"\x86\xdd" + struct.pack("!IHBB", 6 << 28, size, protocol, 64) + addresses + segment
-    ip = bytearray(struct.pack("!BBHHHBBH", 0x45, 0, ip_bytes + size, 1, 0, 64, protocol, 0) + addresses)
+        return macs + b"\x86\xdd" + struct.pack("!IHBB", 6 << 28, size, protocol, hops) + addresses + segment
+    ip = bytearray(struct.pack("!BBHHHBBH", 0x45, 0, ip_bytes + size, 1, 0, hops, protocol, 0) + addresses)
     struct.pack_into("!H", ip, 10, internet_checksum(ip))
     return macs + b"\x08\x00" + ip + segment
 

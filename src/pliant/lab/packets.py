@@ -16,6 +16,7 @@ from pliant.errors import PliantError
 from pliant.kernel.links import XdpMode, attach_xdp
 from pliant.kernel.maps import Map
 from pliant.kernel.objects import load
+from pliant.kernel.programs import Program
 from pliant.kernel.uapi import TEST_RUN_LIVE_FRAMES
 
 if TYPE_CHECKING:
@@ -109,6 +110,13 @@ def _power_of_two(what: Sequence[object]) -> int:
 
 def _object() -> Path:
     return Path(str(resources.files("pliant"))) / "objects" / "bench" / "packet_source.bpf.o"
+
+
+@contextmanager
+def loaded_pass() -> Iterator[Program]:
+    """A program named ``pass`` that leaves every packet to the kernel, for the time of a block."""
+    with load(_object(), feature="pass", autoload=["pass"]) as loaded:
+        yield loaded.programs["pass"]
 
 
 class PacketSink:

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a packet costs in each module of the fast path, in nanoseconds, from test runs of the program itself."""
+
+from __future__ import annotations
+
+import statistics
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from pliant.bench.acceleration import Acceleration
+from pliant.bench.bench import Bench, Options, Sample
+from pliant.bench.forwarding import Row, one_core
+from pliant.bench.place import private_mounts
+from pliant.errors import PliantError
+from pliant.kernel.programs import Program
+from pliant.lab import Lab
+from pliant.lab.frames import udp_frame
+from pliant.lab.packets import interface, loaded_pass
+
+REPEATED = 200
+"""Runs on one packet that is made to come out as it went in: less than the hops that it may make."""
+HOPS = 255
+TESTS = 400
+_CONTEXT = struct.Struct("=IIIIII")  # struct xdp_md
+_PASS, _REDIRECT = 2, 4
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One cost: how a router is configured, which packets it is sent, and what becomes of them.
+
+    With ``repeated`` each is given to the program over and over again, as it came out; else each but once.
+    """
+
+    metric: str
+    configure: Callable[[Row], None]
+    frames: Callable[[Row], Sequence[bytes]]
+    verdict: int = _REDIRECT
+    repeated: bool = True
+
+
+def routed(row: Row) -> None:
+    """Both families go to the sink, which seems to have the router's own address: packets come out as they went in."""
+    near, far = row.near[0], row.far[0]
+    own = interface(row.router, near.interface_of(row.router)).address.hex(":")
+    for address in (far.address_of(row.sink), far.address6_of(row.sink)):
+        row.router.ip(
+            f"neigh replace {address} lladdr {own} nud permanent dev {far.interface_of(row.router)}"
+        )
+    row.router.add_route("198.19.0.0/16", far.address_of(row.sink))
+    row.router.add_route("2001:2:1::/48", far.address6_of(row.sink))
+
+
+def packets4(row: Row, count: int = 1) -> list[bytes]:
+    """One packet of each of so many flows."""
+    macs, source = row.macs(), row.near[0].address_of(row.source)
+    to = (f"198.19.{n // 250}.{n % 250 + 1}" for n in range(count))
+    return [udp_frame(*macs, source, address, checksum=False, hops=HOPS) for address in to]
+
+
+def packets6(row: Row, count: int = 1) -> list[bytes]:
+    """Likewise, of IPv6."""
+    macs, source = row.macs(), row.near[0].address6_of(row.source)
+    return [udp_frame(*macs, source, f"2001:2:1::{n + 1:x}", hops=HOPS) for n in range(count)]
+
+
+def broadcast(row: Row) -> list[bytes]:
+    """A packet that the fast path leaves to the kernel at first sight."""
+    [frame] = packets4(row)
+    return [b"\xff" * 6 + frame[6:]]
+
+
+CASES = (
+    Case("route4_ns", routed, packets4),
+    Case("route6_ns", routed, packets6),
+    Case("route4_first_ns", routed, lambda row: packets4(row, TESTS), repeated=False),
+    Case("route6_first_ns", routed, lambda row: packets6(row, TESTS), repeated=False),
+    Case("left_ns", routed, broadcast, _PASS),
+)
+
+
+def run(options: Options) -> Iterator[Sample]:
+    """Yield nanoseconds a packet of each case, over those of a program that does nothing."""
+    private_mounts()
+    for configure in dict.fromkeys(case.configure for case in CASES):
+        with Lab("bench") as lab:
+            row = Row(lab)
+            configure(row)
+            acceleration = Acceleration(row.router)
+            for number in range(options.runs):
+                options.progress(f"run {number + 1} of {options.runs}: {configure.__name__}")
+                for case in CASES:
+                    if case.configure is configure:
+                        yield Sample(case.metric, "ns per packet", one(row, acceleration, case, options))
+
+
+def one(row: Row, acceleration: Acceleration, case: Case, options: Options) -> float:
+    """Measure a case once, and the program that does nothing next to it."""
+    near, frames = row.near[0].interface_of(row.router), case.frames(row)
+    with acceleration.on(), acceleration.program(near) as program, loaded_pass() as nothing:
+        took = cost_ns(row, program, near, case, frames, options)
+        return took - cost_ns(row, nothing, near, case, frames, options)
+
+
+def cost_ns(
+    row: Row, program: Program, name: str, case: Case, frames: Sequence[bytes], options: Options
+) -> float:
+    """The median of what a packet takes, of those that become what they should.
+
+    One may be left to the kernel for it to see that a neighbour is in use. Raises :class:`PliantError` for many.
+    """
+    index = interface(row.router, name).number
+    repeat = REPEATED if case.repeated else 1
+    tests = max(options.scaled(TESTS), len(frames))
+    took = []
+    with row.router.inside(), one_core():
+        for number in range(tests):
+            frame = frames[number % len(frames)]
+            done = program.test_run(frame, repeat=repeat, ctx=_CONTEXT.pack(0, len(frame), 0, index, 0, 0))
+            if done.retval == case.verdict or program.name == "pass":
+                took.append(done.duration_ns)
+    if len(took) < tests // 2:
+        raise PliantError(f"{case.metric}: of {tests} packets but {len(took)} have become what they should")
+    return statistics.median(took)
+
+
+BENCH = Bench(
+    name="modules",
+    summary="Nanoseconds a packet takes in each module of the fast path.",
+    run=run,
+    runs=10,
+)

@@ -221,6 +221,15 @@ def test_router_compares_both_families_with_and_without_the_generator() -> None:
 
 @root
 @pytest.mark.usefixtures("leaves_nothing")
+def test_reaction_measures_every_kind_of_change() -> None:
+    found = measured(run_bench("reaction", 1, scale=0.02))
+    kinds = {f"reaction_{kind}_ms" for kind in ("rule", "address", "netconf", "link", "nft", "interface")}
+    assert found.keys() == kinds | {"reaction_ms", "reaction_ms_p99", "disabled_ms"}
+    assert all(value > 0 for value in found.values())
+
+
+@root
+@pytest.mark.usefixtures("leaves_nothing")
 def test_routes_750k_compares_and_weighs_our_tables() -> None:
     found = measured(run_bench("routes_750k", 1, scale=0.004))
     rates = {f"routes_750k_{what}_mpps" for what in ("kernel", "pliant", "drop")}
@@ -270,6 +279,7 @@ def test_every_benchmark_has_a_test_of_its_own_here() -> None:
         "modules",
         "off",
         "overhead",
+        "reaction",
         "router",
         "routes_750k",
         "shared-window",

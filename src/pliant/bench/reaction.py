@@ -177,7 +177,7 @@ def _changes(router: Router) -> list[Change]:
         ),
         Change("netconf", f"sysctl -qw {conf}=0", f"sysctl -qw {conf}=1", without=only_left),
         Change("link", f"ip link set dev {left} down", f"ip link set dev {left} up", without=only_left),
-        Change("nft", f"nft '{LOGGING}'", "nft delete table ip bench", without=router.names),
+        Change("nft", f"nft '{LOGGING}'", "nft delete table ip bench", replaced=router.names),
         Change(
             "interface",
             "ip link add new0 up type veth peer name new1 && ip link set new1 up",

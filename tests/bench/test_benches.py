@@ -207,13 +207,14 @@ def test_shared_window_compares_every_setting_on_both_paths() -> None:
 
 @root
 @pytest.mark.usefixtures("leaves_nothing")
-def test_router_compares_both_families_with_and_without_the_generator() -> None:
-    found = measured(run_bench("router", 1, scale=0.02))
+@pytest.mark.parametrize("name", ["router", "nat"])
+def test_both_families_are_compared_with_and_without_the_generator(name: str) -> None:
+    found = measured(run_bench(name, 1, scale=0.02))
     assert found.keys() - {
-        f"{m}_xdp_forward_{what}" for m in ("router", "router6") for what in ("mpps", "ratio")
+        f"{m}_xdp_forward_{what}" for m in (name, f"{name}6") for what in ("mpps", "ratio")
     } == {
         f"{metric}_{what}"
-        for metric in ("router", "router6")
+        for metric in (name, f"{name}6")
         for what in ("kernel_mpps", "pliant_mpps", "drop_mpps", "ratio", "net_ratio")
     }
     assert all(value > 0 for value in found.values())
@@ -277,6 +278,7 @@ def test_every_benchmark_has_a_test_of_its_own_here() -> None:
         "latency",
         "lazy",
         "modules",
+        "nat",
         "off",
         "overhead",
         "reaction",

@@ -267,11 +267,24 @@ def test_routes_for_benchmarks_are_as_many_as_asked_for_and_all_different() -> N
     assert len(set(map(ipaddress.ip_network, found))) == 5000
 
 
+@root
+@pytest.mark.usefixtures("leaves_nothing")
+def test_bridge_compares_few_and_many_stations() -> None:
+    found = measured(run_bench("bridge", 1, scale=0.02))
+    assert found.keys() == {
+        f"{metric}_{what}"
+        for metric in ("bridge", "bridge_stations")
+        for what in ("kernel_mpps", "pliant_mpps", "drop_mpps", "ratio", "net_ratio")
+    }
+    assert all(value > 0 for value in found.values())
+
+
 def test_every_benchmark_has_a_test_of_its_own_here() -> None:
     assert set(benches()) == {
         "agent",
         "apply",
         "attach",
+        "bridge",
         "connect",
         "dctcp",
         "effect",

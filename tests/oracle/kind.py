@@ -17,7 +17,9 @@ from tests.oracle.switch import ADDRESS, Switch
 class Kind(NamedTuple):
     """``own`` has the constants of a port, ``variant`` those that depend on a case.
 
-    ``routes``: what is forwarded is counted by the IP protocols, too.
+    ``routes``: what is forwarded is counted by the IP protocols, too. ``learns``: what becomes of a frame goes by the
+    frames before, so that each has to be through before the next is sent: a CPU that is busy takes its ports up one
+    after the other.
     """
 
     device: type[Router]
@@ -25,12 +27,18 @@ class Kind(NamedTuple):
     own: Callable[[int], dict[str, int | bytes]]
     variant: Callable[[Case, int], Variant]
     routes: bool
+    learns: bool
     addresses: frozenset[bytes] = frozenset()
     """IPv4 addresses that it has beside those of a case."""
 
 
 ROUTING = Kind(
-    Router, "route_xdp", lambda port: {"own_address": port_mac(port) + bytes(2)}, constants.variant, True
+    Router,
+    "route_xdp",
+    lambda port: {"own_address": port_mac(port) + bytes(2)},
+    constants.variant,
+    True,
+    False,
 )
 BRIDGING = Kind(
     Switch,
@@ -38,5 +46,6 @@ BRIDGING = Kind(
     lambda port: {"comes_with_skb": 1},
     bridge_constants.variant,
     False,
+    True,
     frozenset({IPv4Address(ADDRESS).packed}),
 )

@@ -118,6 +118,8 @@ class _Trial:
             # Whether a port that is down takes a packet to drop it goes by when the kernel has noticed.
             sent = [router.send(frame) for router in self._both]
             self._packets += sent[0]
+            if self._twins.kind.learns:
+                self._twins.fence.wait()
         plain, fast = self._come_out()
         if also is not None:  # what comes out by the old configuration, or by the new one
             fast = Counter(

@@ -20,6 +20,7 @@
 
 #define CROSSINGS_BITS 13
 #define CHAIN_MAX      16 /* entries in a bucket that are looked at; the kernel keeps about one in each */
+#define TABLES_MAX     3
 #define JHASH_INITVAL  0xdeadbeef
 #define VLAN_HLEN      4
 
@@ -89,14 +90,9 @@ static __always_inline __u32 jhash(const union station *station, __u32 seed)
 	return (c ^ b) - rotated(b, 24);
 }
 
-/*
- * The entry of a station, as br_fdb_find_rcu() finds it. 0 also where it cannot be told: in a table of several
- * levels, or one that is just being replaced by a larger one.
- */
-static __noinline __u64 find_station(const struct net_bridge *address, __u64 key)
+/* The entry of a station in one table; 0 also where the table has several levels, which the kernel rarely needs. */
+static __always_inline __u64 find_in(const struct bucket_table *table, __u64 key)
 {
-	const struct net_bridge *bridge = peek(address);
-	const struct bucket_table *table = peek(bridge->fdb_hash_tbl.tbl);
 	union station station = {.key = key};
 	__u64 next, bucket;
 
@@ -115,6 +111,23 @@ static __noinline __u64 find_station(const struct net_bridge *address, __u64 key
 		if (key_of(entry) == key)
 			return next;
 		next = (__u64)entry->rhnode.next;
+	}
+	return 0;
+}
+
+/* As br_fdb_find_rcu() does: also in the table that is about to replace this one, into which entries are moved. */
+static __noinline __u64 find_station(const struct net_bridge *address, __u64 key)
+{
+	const struct net_bridge *bridge = peek(address);
+	__u64 table = (__u64)bridge->fdb_hash_tbl.tbl;
+
+	for (int i = 0; i < TABLES_MAX && table; i++) {
+		const struct bucket_table *from = peek((void *)table);
+		__u64 found = find_in(from, key);
+
+		if (found)
+			return found;
+		table = (__u64)from->future_tbl;
 	}
 	return 0;
 }
@@ -169,7 +182,7 @@ static __always_inline enum reason may_cross(const struct crossing *crossing, __
 	return is_refreshing(crossing, bridge, now) ? CONFIRMING : FORWARDED;
 }
 
-/* Look both stations up, and keep what was found. */
+/* Look both stations up, keep what was found, and say what it means for a frame. */
 static __noinline int find_crossing(struct crossing *crossing, __u32 now)
 {
 	const struct net_bridge_port *in, *out;
@@ -205,7 +218,7 @@ static __noinline int find_crossing(struct crossing *crossing, __u32 now)
 		longest += VLAN_HLEN;	  /* is_skb_forwardable() */
 	crossing->longest = longest < 0xffff ? longest : 0xffff;
 	crossing->born = now;
-	return FORWARDED;
+	return may_cross(crossing, now);
 }
 
 /* The bridge port that the interface is; 0 when it is none. */
@@ -288,18 +301,16 @@ static __always_inline int bridge(struct xdp_md *ctx, struct ethernet *eth, void
 	crossing = bpf_map_lookup_elem(&crossings, &slot);
 	if (!crossing || !in)
 		return count(NOT_BRIDGED, length, XDP_PASS);
-	if (crossing->from != from || crossing->to != to || crossing->in != in || now - crossing->born > max_age ||
-	    crossing->generation != own_generation()) {
+	reason = NO_STATION;
+	if (crossing->from == from && crossing->to == to && crossing->in == in && now - crossing->born <= max_age &&
+	    crossing->generation == own_generation())
+		reason = may_cross(crossing, now);
+	if (reason != FORWARDED && reason != CONFIRMING) { /* nothing kept, or not right any more */
 		crossing->from = from;
 		crossing->to = to;
 		crossing->in = in;
 		reason = find_crossing(crossing, now);
-		if (reason != FORWARDED) {
-			crossing->in = 0;
-			return count(reason, length, XDP_PASS);
-		}
 	}
-	reason = may_cross(crossing, now);
 	if (reason != FORWARDED) {
 		if (reason != CONFIRMING)
 			crossing->in = 0;

@@ -22,6 +22,7 @@ struct bucket_table {
 	unsigned int size;
 	unsigned int nest;
 	__u32 hash_rnd;
+	struct bucket_table *future_tbl;
 	struct rhash_lock_head *buckets[];
 };
 

@@ -39,6 +39,7 @@ _OPTIONS = {
     "vlan_filtering": st.sampled_from("100"),
     "nf_call_iptables": st.sampled_from("01"),
     "nf_call_ip6tables": st.sampled_from("01"),
+    "stp_state": st.sampled_from("001"),
     "group_fwd_mask": st.sampled_from(("0", "16384")),
 }
 

@@ -9,10 +9,12 @@ from collections.abc import Iterable
 
 from tests.oracle import wire
 from tests.oracle.case import Frame
+from tests.oracle.router import port_mac
 
 Frames = Counter[Frame]
 
 _MULTICAST_REPORTS = (b"\x83", b"\x84", b"\x8f")  # MLD
+_BRIDGES, _OF_PORTS = bytes((1, 0x80, 0xC2, 0, 0, 0)), port_mac(0)[:5]
 _NO_ADDRESS = bytes((192, 0, 0, 8))  # errors come from here where the router has no address (RFC 7600)
 
 
@@ -20,6 +22,11 @@ def _is_report(frame: bytes) -> bool:
     """Reports of the groups the router is in are sent at random times; they have a hop-by-hop option before them."""
     packet = frame[14:]
     return frame[12:14] == b"\x86\xdd" and packet[6:8] == b"\0\1" and packet[48:49] in _MULTICAST_REPORTS
+
+
+def _is_bpdu(frame: bytes) -> bool:
+    """A bridge with a spanning tree sends them every other second, and when something happens to its ports."""
+    return frame[:6] == _BRIDGES and frame[6:11] == _OF_PORTS
 
 
 def _without_id(frame: bytes) -> bytes:
@@ -35,7 +42,7 @@ def steadied(frames: Iterable[Frame], router: frozenset[bytes]) -> Frames:
     found: Frames = Counter()
     for frame in frames:
         data = frame.data
-        if _is_report(data):
+        if _is_report(data) or _is_bpdu(data):
             continue
         if data[12:14] == b"\x08\x00" and data[26:30] in router | {_NO_ADDRESS}:
             data = _without_id(data)

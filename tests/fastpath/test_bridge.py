@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from pliant.lab import PrivateMounts
 from tests.oracle import wire
 from tests.oracle.case import Case, Change, Frame
-from tests.oracle.kind import BRIDGING
+from tests.oracle.kind import BRIDGING, Kind
 from tests.oracle.router import port_mac
 from tests.oracle.switch import bridge_mac, station
 from tests.oracle.test_oracle import reasons
@@ -175,7 +176,7 @@ ROWS = (
     Row(
         "a port that has come to a spanning tree",
         frame(),
-        {"FORWARDED": 2, "PORT_CLOSED": 2},
+        {"FORWARDED": 4, "NOT_BRIDGED": 2, "PORT_CLOSED": 2},
         [static(HERE, 0), static(THERE, 1)],
         ["ip link set br0 type bridge stp_state 1", "ip link set p0 nomaster", "ip link set p0 master br0"],
     ),
@@ -285,14 +286,20 @@ ROWS = (
 )
 
 
-@pytest.fixture(scope="module")
-def switches(mounts: PrivateMounts) -> Iterator[Twins]:
-    del mounts
+@contextmanager
+def made(name: str, kind: Kind) -> Iterator[Twins]:
     allowed = os.sched_getaffinity(0)
-    twins = Twins("bridges", EXITS, BRIDGING)
+    twins = Twins(name, EXITS, kind)
     yield twins
     twins.close()
     assert os.sched_getaffinity(0) == allowed
+
+
+@pytest.fixture(scope="module")
+def switches(mounts: PrivateMounts) -> Iterator[Twins]:
+    del mounts
+    with made("bridges", BRIDGING) as twins:
+        yield twins
 
 
 def counted(switches: Twins) -> dict[str, int]:
@@ -311,3 +318,12 @@ def test_frame_becomes_what_it_would_have_and_for_this_reason(switches: Twins, r
     assert switches.try_case(case).differences == []
     now = counted(switches)
     assert {reason: more for reason in now if (more := now[reason] - before[reason])} == row.becomes
+
+
+def test_nothing_is_accelerated_where_hardware_takes_tags_off(mounts: PrivateMounts) -> None:
+    del mounts
+    taken_off = BRIDGING._replace(own=lambda port: {"comes_with_skb": 0, "runs_in_driver": 1})
+    with made("tags", taken_off) as switches:
+        case = Case(JOINED, (), (known(0, HERE), known(1, THERE), frame()))
+        assert switches.try_case(case).differences == []
+        assert counted(switches)["UNFINISHED"] == 2  # as veth devices do, which hand over the tag as well

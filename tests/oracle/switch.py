@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from tests.oracle.case import Case
 from tests.oracle.router import FIRST_IFINDEX, MTU, PORTS, Router, port_mac, port_name
 
 BRIDGES = ("br0", "br1")
@@ -69,6 +71,29 @@ class Switch(Router):
             refused += self.host.run([tool, "-force", "-batch", "-"], given=given, check=False).stderr
         return refused
 
+    def configure(self, case: Case) -> str:
+        """See :class:`Router`."""
+        refused = super().configure(case)
+        self._settle()
+        return refused
+
+    def change(self, command: str) -> str:
+        """See :class:`Router`."""
+        refused = super().change(command)
+        self._settle()
+        return refused
+
+    def _settle(self) -> None:
+        """Wait until bridges that have a port to send by do send: the kernel sees to that by and by."""
+        deadline = time.monotonic() + 10
+        while any(_is_waking(link) for link in self._links()):
+            assert time.monotonic() < deadline, "a bridge does not come up"
+
+    def _links(self) -> list[dict[str, Any]]:
+        shown = self.host.run(["ip", "-j", "link", "show", "type", "bridge"]).stdout
+        found: list[dict[str, Any]] = json.loads(shown or "[]")
+        return found
+
     def held(self) -> set[tuple[str, ...]]:
         """What the bridges know of stations, and what they have counted."""
         found: list[dict[str, Any]] = json.loads(
@@ -86,3 +111,7 @@ class Switch(Router):
         }
         lines = Path(f"/proc/{self.host.pid}/net/dev").read_text().splitlines()
         return entries | {tuple(line.split()) for line in lines if line.strip().startswith(BRIDGES)}
+
+
+def _is_waking(link: dict[str, Any]) -> bool:
+    return "UP" in link["flags"] and ("LOWER_UP" in link["flags"]) != (link["operstate"] == "UP")

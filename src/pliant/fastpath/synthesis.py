@@ -43,7 +43,7 @@ def synthesize(
         if way.index not in modes or not (only is None or way.name in only):
             continue
         port = Port(way.index, modes[way.index])
-        chosen = _bridging(way) or _routing(way, port.mode)
+        chosen = _bridging(way, port.mode) or _routing(way, port.mode)
         if chosen:
             object_, constants = chosen[0], chosen[1] | _of_port(way, port.mode)
             wanted[port] = Acceleration(port, way.name, object_, constants, build_of(object_, constants))
@@ -77,12 +77,17 @@ def _routing(way: Way, mode: Mode) -> tuple[str, Constants] | None:
     return (ROUTING, constants) if constants else None
 
 
-def _bridging(way: Way) -> tuple[str, Constants] | None:
+def _bridging(way: Way, mode: Mode) -> tuple[str, Constants] | None:
     """What else there is to know of a bridge the program reads in the kernel, frame by frame."""
     module = next((module for module in way.modules if isinstance(module, Bridge)), None)
     if module is None:
         return None
-    return BRIDGING, {"checks_ipv4": int(module.checks_ip4), "checks_ipv6": int(module.checks_ip6)}
+    constants: Constants = {
+        "checks_ipv4": int(module.checks_ip4),
+        "checks_ipv6": int(module.checks_ip6),
+        "runs_in_driver": int(mode is Mode.NATIVE),
+    }
+    return BRIDGING, constants
 
 
 def _of_port(way: Way, mode: Mode) -> Constants:

@@ -196,6 +196,9 @@ static __noinline int find_crossing(struct crossing *crossing, __u32 now)
 	if (crossing->generation == PAUSED_GENERATION)
 		return PAUSED;
 	in = peek((void *)crossing->in);
+	device = peek(in->dev);
+	if (hides_tags(device))
+		return UNFINISHED;
 	crossing->target = find_station(in->br, crossing->to);
 	if (!crossing->target)
 		return NO_STATION;

@@ -94,6 +94,7 @@ struct net_device {
 	unsigned short hard_header_len;
 	int ifindex;
 	void *rx_handler_data;
+	__u64 features;
 };
 
 struct xdp_rxq_info {

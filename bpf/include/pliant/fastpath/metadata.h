@@ -36,4 +36,15 @@ static __always_inline bool is_unfinished(struct xdp_md *ctx)
 	return skb && (skb->vlan_all || BPF_CORE_READ_BITFIELD(skb, ip_summed) == CHECKSUM_PARTIAL);
 }
 
+/* NETIF_F_HW_VLAN_CTAG_RX and _STAG_RX, in an enumeration without a name, which cannot be relocated. */
+#define VLAN_TAGS_TAKEN_OFF (1ull << 8 | 1ull << 46)
+
+const volatile bool runs_in_driver = false; /* and not where there is a socket buffer, which keeps the tag */
+
+/* Whether hardware takes VLAN tags off what comes in: nobody can tell then whether a packet had one. */
+static __always_inline bool hides_tags(const struct net_device *device)
+{
+	return runs_in_driver && !comes_with_skb && device->features & VLAN_TAGS_TAKEN_OFF;
+}
+
 #endif

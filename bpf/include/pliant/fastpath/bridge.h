@@ -199,6 +199,8 @@ static __noinline int find_crossing(struct crossing *crossing, __u32 now)
 	device = peek(in->dev);
 	if (hides_tags(device))
 		return UNFINISHED;
+	if (bpf_core_field_exists(in->hwdom) && in->hwdom) /* which may have sent the frame on itself */
+		return NOT_BRIDGED;
 	crossing->target = find_station(in->br, crossing->to);
 	if (!crossing->target)
 		return NO_STATION;

@@ -64,6 +64,7 @@ struct net_bridge_port {
 	unsigned long flags;
 	struct net_bridge_port *backup_port;
 	__u8 state;
+	int hwdom; /* of a kernel with switchdev: the switch chip that the port is of */
 };
 
 enum net_bridge_opts {

@@ -231,6 +231,15 @@ def test_reaction_measures_every_kind_of_change() -> None:
 
 @root
 @pytest.mark.usefixtures("leaves_nothing")
+def test_overlay_compares_pods_of_a_node_and_of_two() -> None:
+    found = measured(run_bench("overlay", 1, scale=0.1))
+    ratios = {f"overlay_{at}{kind}_ratio" for at in ("node", "wire") for kind in ("", "_messages", "_bulk")}
+    assert ratios | {"overlay_bulk_ratio"} <= found.keys()
+    assert all(value > 0 for value in found.values())
+
+
+@root
+@pytest.mark.usefixtures("leaves_nothing")
 def test_routes_750k_compares_and_weighs_our_tables() -> None:
     found = measured(run_bench("routes_750k", 1, scale=0.004))
     rates = {f"routes_750k_{what}_mpps" for what in ("kernel", "pliant", "drop")}

@@ -114,10 +114,12 @@ def interfaces(draw: st.DrawFn, index: int) -> Interface:
         )
     master = draw(st.sampled_from((None, None, BRIDGE, 77)))
     kind = {None: None, BRIDGE: "bridge", 77: "bond"}[master]
+    is_veth = name.startswith("veth")
     return Interface(
         index,
         name,
-        "veth" if name.startswith("veth") else None,
+        "veth" if is_veth else draw(st.sampled_from((None, None, "vxlan"))),
+        link_namespace=draw(st.sampled_from((None, 1))) if is_veth else None,
         media=ETHERNET,
         xdp=draw(attachments),
         master=master,

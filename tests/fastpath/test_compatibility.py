@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from pliant.fastpath.compatibility import LARGEST_MTU, choose
-from pliant.fastpath.modules import Route
+from pliant.fastpath.compatibility import LARGEST_MTU, choose, fitting
+from pliant.fastpath.modules import Bridge, Overlay, Route
 from pliant.observe.fastpath import Mode
 from pliant.observe.network import Facts, Interface, XdpFeatures
 from pliant.policy.fastpath import Asked
@@ -52,6 +52,19 @@ def test_a_veth_keeps_its_offload_unless_native_is_asked_for_by_name() -> None:
     choice = choose("auto", facts, VETH, [ROUTE])
     assert choice.mode not in (Mode.NATIVE, Mode.GENERIC)
     assert "offload-lost" in [reason.code for reason in choice.reasons]
+
+
+def test_pods_are_accelerated_at_tc_which_takes_nothing_from_their_bulk() -> None:
+    facts = Facts(interfaces=(VETH,), xdp_features=(ABLE,))
+    bridge, pods = Bridge(9, "02:00:00:00:00:09", 30000), Overlay(9, None)
+    choice = choose("auto", facts, VETH, [bridge, pods])
+    assert choice.mode is Mode.TC
+    assert fitting(Mode.TC, [bridge, pods]) == (pods,)
+    assert fitting(Mode.NATIVE, [bridge, pods]) == (bridge,)
+    assert [reason.code for reason in choice.reasons] == ["offload-lost"]
+    assert choose("native", facts, VETH, [bridge, pods]).mode is Mode.NATIVE
+    assert [r.code for r in choose("native", facts, VETH, [pods]).reasons] == ["no-such-mode"]
+    assert [r.code for r in choose("tc", facts, VETH, [bridge]).reasons] == ["no-such-mode"]
 
 
 def test_a_kernel_that_cannot_say_what_a_driver_can_do_is_tried() -> None:

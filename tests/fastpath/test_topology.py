@@ -15,6 +15,7 @@ from hypothesis import given
 from pliant.fastpath import picture
 from pliant.fastpath.graph import KINDS
 from pliant.fastpath.modules import Bridge, Route, Track
+from pliant.fastpath.pods import ground_of
 from pliant.fastpath.reasons import CODES
 from pliant.fastpath.topology import Port, Topology, topology
 from pliant.kernel.rtnetlink_links import LOOPBACK
@@ -70,6 +71,7 @@ def test_every_interface_has_each_module_that_fits_or_a_reason_against_it(found:
         has, lacks = {m.name for m in port.modules}, {r.module for r in port.reasons}
         first = {"bridge"} if in_bridge else {"route4", "route6"}
         assert (has | lacks) & {"bridge", "route4", "route6"} == first
+        assert ("overlay" in has | lacks) == (ground_of(found, at) is not None)
         assert not has & lacks
         for family in "46":
             assert not has & {f"track{family}", f"nat{family}"} or f"route{family}" in has

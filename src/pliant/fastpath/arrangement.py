@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from pliant.fastpath.compatibility import choose
+from pliant.fastpath.compatibility import choose, fitting
 from pliant.fastpath.modules import Filter, Module
 from pliant.fastpath.reasons import Reason
 from pliant.fastpath.synthesis import synthesize
@@ -64,7 +64,8 @@ def _arranged(topology: Topology, way: Way, wish: Wish | None, refusals: Refusal
     if said is not None:
         reasons.append(Reason("refused", str(choice.mode), said, f"ip -d link show dev {way.name}"))
         return Arrangement(way, wish, None, (), (*reasons, *choice.reasons))
-    return Arrangement(way, wish, choice.mode, modules if choice.mode else (), (*reasons, *choice.reasons))
+    running = fitting(choice.mode, modules) if choice.mode else ()
+    return Arrangement(way, wish, choice.mode, running, (*reasons, *choice.reasons))
 
 
 def _is_asked_for(module: Module, wish: Wish) -> bool:

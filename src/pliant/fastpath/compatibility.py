@@ -12,13 +12,13 @@ import mmap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from pliant.fastpath.modules import Module
+from pliant.fastpath.modules import Module, Overlay
 from pliant.fastpath.reasons import Reason
 from pliant.observe.fastpath import Mode
 from pliant.observe.network import Facts, Interface
 from pliant.policy.fastpath import Asked
 
-AUTO: tuple[Mode, ...] = (Mode.NATIVE,)
+AUTO: tuple[Mode, ...] = (Mode.NATIVE, Mode.TC)
 """What ``auto`` tries, in order."""
 _HEADROOM_BYTES, _SHARED_INFO_BYTES, _ETHERNET_BYTES = 256, 320, 14
 LARGEST_MTU = mmap.PAGESIZE - _HEADROOM_BYTES - _SHARED_INFO_BYTES - _ETHERNET_BYTES
@@ -37,6 +37,8 @@ def choose(asked: Asked, facts: Facts, at: Interface, modules: Sequence[Module])
     """How an interface is to run some modules, asked to run them in a certain way."""
     reasons: list[Reason] = []
     for mode in AUTO if asked == "auto" else tuple(mode for mode in Mode if mode.value == asked):
+        if asked == "auto" and not fitting(mode, modules):
+            continue
         against = list(_AGAINST[mode](facts, at, modules))
         if asked == "auto" and mode is Mode.NATIVE:
             against += _costs_of_native(at)
@@ -49,8 +51,13 @@ def choose(asked: Asked, facts: Facts, at: Interface, modules: Sequence[Module])
     return Choice(None, tuple(reasons))
 
 
+def fitting(mode: Mode, modules: Sequence[Module]) -> tuple[Module, ...]:
+    """Those of some modules that run in a mode."""
+    return tuple(module for module in modules if isinstance(module, Overlay) == (mode is Mode.TC))
+
+
 def _against_native(facts: Facts, at: Interface, modules: Sequence[Module]) -> Iterator[Reason]:
-    del modules
+    yield from _unfit(Mode.NATIVE, at, modules)
     features = facts.xdp_of(at.index)
     if features is not None and not features.native:
         driver = f"{at.kind} interfaces have" if at.kind else "its driver has"
@@ -77,14 +84,28 @@ def _costs_of_native(at: Interface) -> Iterator[Reason]:
 
 
 def _against_generic(facts: Facts, at: Interface, modules: Sequence[Module]) -> Iterator[Reason]:
-    """Nothing: every interface has it."""
-    del facts, at, modules
-    yield from ()
+    """Every interface has it."""
+    del facts
+    yield from _unfit(Mode.GENERIC, at, modules)
+
+
+def _against_tc(facts: Facts, at: Interface, modules: Sequence[Module]) -> Iterator[Reason]:
+    """Every interface has it."""
+    del facts
+    yield from _unfit(Mode.TC, at, modules)
+
+
+def _unfit(mode: Mode, at: Interface, modules: Sequence[Module]) -> Iterator[Reason]:
+    if not fitting(mode, modules):
+        names = ", ".join(module.name for module in modules)
+        sentence = f"what {at.name} can have ({names}) does not run there"
+        yield Reason("no-such-mode", mode, sentence, "pliant fastpath topology")
 
 
 _AGAINST: Mapping[Mode, Callable[[Facts, Interface, Sequence[Module]], Iterator[Reason]]] = {
     Mode.NATIVE: _against_native,
     Mode.GENERIC: _against_generic,
+    Mode.TC: _against_tc,
 }
 
 

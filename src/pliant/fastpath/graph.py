@@ -146,7 +146,7 @@ def _way_in(
         _to_master(drawing, facts, at, here, modules)
         return
     for family, router in routers.items():
-        taking = [f"{module}{family}" for module in _ROUTING]
+        taking = [*(f"{module}{family}" for module in _ROUTING), *(["overlay"] if family == 4 else [])]
         drawing.join(here, router, (m for m in modules if m in taking))
     if not routers:
         drawing.join(here, drawing.add(Node(_HOST, "host", "this host")))
@@ -162,7 +162,8 @@ def _entrance(drawing: _Drawing, at: Interface) -> str:
 def _to_master(drawing: _Drawing, facts: Facts, at: Interface, here: str, modules: tuple[str, ...]) -> None:
     master = facts.interface(at.master) if at.master is not None else None
     if master is None:
-        drawing.join(here, drawing.add(Node(f"in:{at.master}", "in", f"interface {at.master}")))
+        gone = Node(f"bridge:{at.master}", "bridge", f"interface {at.master}")  # behind the hooks of its port
+        drawing.join(here, drawing.add(gone))
         return
     entrance = _entrance(drawing, master)
     drawing.join(here, entrance, modules)

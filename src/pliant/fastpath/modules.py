@@ -105,4 +105,28 @@ class Nat:
         return f"nat{self.family}"
 
 
-Module = Route | Bridge | Filter | Track | Nat
+@dataclass(frozen=True, slots=True)
+class Overlay:
+    """Pod to pod (IPv4, TCP and UDP) for what comes from a pod, or, ``from_tunnel``, from another node.
+
+    ``bridge`` is the index of the bridge that the pods are ports of, ``tunnel`` that of the device to other nodes
+    (None: there is none). ``tracks_bridged``, ``tracks_routed``: connections are tracked, and only packets of
+    established ones are accelerated. ``pods`` is what both addresses have to be in for the rules to let them pass.
+    """
+
+    bridge: int
+    tunnel: int | None
+    from_tunnel: bool = False
+    tracks_bridged: bool = False
+    tracks_routed: bool = False
+    pods: str = "0.0.0.0/0"
+    updates_priority: bool = True
+    route_mtu: int = NO_MTU
+
+    @property
+    def name(self) -> str:
+        """``overlay``."""
+        return "overlay"
+
+
+Module = Route | Bridge | Filter | Track | Nat | Overlay

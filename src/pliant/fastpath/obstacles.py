@@ -112,17 +112,22 @@ def of_routing(facts: Facts, at: Interface, family: Family) -> Iterator[Reason]:
     yield from _filtering(facts, family, module)
     yield from others_filtering(facts, family, module)
     yield from of_tracking(facts, family, module)
-    yield from _ipsec_and_ipvs(facts, module)
-    version = "" if family == 4 else "-6 "
-    for rule in facts.rules:
-        if rule.family == family and (what := _unknown_selector(rule)):
-            sentence = f"the policy rule of priority {rule.priority} chooses by {what}"
-            yield Reason("rule", module, sentence, f"ip {version}rule show")
+    yield from ipsec_and_ipvs(facts, module)
+    yield from of_selectors(facts, family, module)
     policy, several = hash_policy(facts, family)
     if several and policy not in _HASH_POLICIES:
         name = f"net.ipv{family}.fib_multipath_hash_policy"
         sentence = f"there are routes of several ways, and {name} is {policy}"
         yield Reason("multipath-hash", module, sentence, f"sysctl {name}")
+
+
+def of_selectors(facts: Facts, family: Family, module: str) -> Iterator[Reason]:
+    """Policy rules that choose by what the kernel's lookup is not told, or a flow's key does not have."""
+    version = "" if family == 4 else "-6 "
+    for rule in facts.rules:
+        if rule.family == family and (what := _unknown_selector(rule)):
+            sentence = f"the policy rule of priority {rule.priority} chooses by {what}"
+            yield Reason("rule", module, sentence, f"ip {version}rule show")
 
 
 def hash_policy(facts: Facts, family: Family) -> tuple[int, bool]:
@@ -177,7 +182,15 @@ def others_filtering(facts: Facts, family: Family, module: str) -> Iterator[Reas
 
 def of_bridging(facts: Facts, at: Interface, bridge: Interface) -> Iterator[Reason]:
     """What keeps frames that come in by a port from being bridged sooner."""
-    module, port, options = "bridge", at.port, bridge.bridge
+    yield from of_port(at, bridge, "bridge")
+    yield from of_bridge_rules(facts, "bridge")
+    for family in calls_iptables(facts, bridge):
+        yield from filtering(facts, family, "bridge", "bridge-netfilter")
+
+
+def of_port(at: Interface, bridge: Interface, module: str) -> Iterator[Reason]:
+    """What a bridge, or the port of it that frames come in by, does with them beyond the plain."""
+    port, options = at.port, bridge.bridge
     show = f"bridge -d link show dev {at.name}"
     if not bridge.is_up:
         yield Reason("bridge-down", module, f"{bridge.name} is down", f"ip link show dev {bridge.name}")
@@ -193,12 +206,14 @@ def of_bridging(facts: Facts, at: Interface, bridge: Interface) -> Iterator[Reas
         }  # fmt: skip
         for option in (name for name, is_set in named.items() if is_set):
             yield Reason("port-option", module, f"the option {option} of {at.name} is set", show)
+
+
+def of_bridge_rules(facts: Facts, module: str) -> Iterator[Reason]:
+    """Rules of nftables that see what is bridged."""
     for chain in facts.ruleset.chains:
         if chain.family == "bridge" and chain.hook in _FORWARD_HOOKS and has_effect(facts, chain):
             yield Reason("bridge-filtered", module, f"{_spoken(chain)} sees what is bridged", _list(chain))
     yield from why_tracked(facts, ("bridge",), module)
-    for family in calls_iptables(facts, bridge):
-        yield from filtering(facts, family, module, "bridge-netfilter")
 
 
 def calls_iptables(facts: Facts, bridge: Interface) -> Iterator[Family]:
@@ -231,7 +246,8 @@ def _forwarding(facts: Facts, at: Interface, family: Family) -> Iterator[Reason]
             )
 
 
-def _ipsec_and_ipvs(facts: Facts, module: str) -> Iterator[Reason]:
+def ipsec_and_ipvs(facts: Facts, module: str) -> Iterator[Reason]:
+    """Who else takes packets out of their way."""
     if facts.xfrm.apply:
         yield Reason("ipsec", module, "there are IPsec policies", "ip xfrm policy; ip xfrm policy getdefault")
     if facts.ipvs_services:

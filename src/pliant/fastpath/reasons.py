@@ -34,6 +34,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "port-option": "The bridge port has an option that the fast path does not know.",
         "bridge-filtered": "A chain of nftables of the bridge family has a say in what is bridged.",
         "bridge-netfilter": "The bridge hands what it forwards to iptables or nftables (br_netfilter), with rules.",
+        "no-pod": "The interface is no veth pair into another network namespace.",
         "tc-egress": "Programs or filters at the interface's tc egress hook would not see the packets.",
         "netdev-egress-chain": "A chain of nftables at the interface's egress would not see the packets.",
         "no-xdp-transmit": "The interface takes no packets from XDP; a veth does when its other end has GRO or XDP.",

@@ -7,9 +7,10 @@ what a constant switches off.
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Collection, Mapping
 
-from pliant.fastpath.modules import Bridge, Filter, Nat, Route, Track
+from pliant.fastpath.modules import Bridge, Filter, Nat, Overlay, Route, Track
 from pliant.fastpath.objects import build_of
 from pliant.fastpath.ruleset_compile import compiled
 from pliant.fastpath.target import Acceleration, FastpathTarget
@@ -26,6 +27,7 @@ CONFIRMED_EVERY_US = 1_000_000
 
 ROUTING = "route_xdp"
 BRIDGING = "bridge_xdp"
+PODS = "overlay_tc"
 
 Constants = dict[str, int | bytes]
 
@@ -43,7 +45,11 @@ def synthesize(
         if way.index not in modes or not (only is None or way.name in only):
             continue
         port = Port(way.index, modes[way.index])
-        chosen = _bridging(way, port.mode) or _routing(way, port.mode)
+        chosen = (
+            _between_pods(way)
+            if port.mode is Mode.TC
+            else _bridging(way, port.mode) or _routing(way, port.mode)
+        )
         if chosen:
             object_, constants = chosen[0], chosen[1] | _of_port(way, port.mode)
             wanted[port] = Acceleration(port, way.name, object_, constants, build_of(object_, constants))
@@ -90,10 +96,31 @@ def _bridging(way: Way, mode: Mode) -> tuple[str, Constants] | None:
     return BRIDGING, constants
 
 
+def _between_pods(way: Way) -> tuple[str, Constants] | None:
+    found = next((module for module in way.modules if isinstance(module, Overlay)), None)
+    if found is None:
+        return None
+    pods = ipaddress.IPv4Network(found.pods)
+    return PODS, {
+        "bridge_ifindex": found.bridge,
+        "tunnel_ifindex": found.tunnel or 0,
+        "from_tunnel": int(found.from_tunnel),
+        "tracks_bridged": int(found.tracks_bridged),
+        "tracks_routed": int(found.tracks_routed),
+        "pods_network": pods.network_address.packed,
+        "pods_mask": pods.netmask.packed,
+        "updates_priority": int(found.updates_priority),
+        "route_mtu": min(found.route_mtu, NO_MTU),
+        "jiffy_us": jiffy_us(),
+    }
+
+
 def _of_port(way: Way, mode: Mode) -> Constants:
-    return {
+    constants: Constants = {
         "own_ifindex": way.index,
-        "comes_with_skb": int(way.kind == "veth" and mode is Mode.NATIVE),
         "max_age": jiffies(BELIEVED_US),
         "confirm_every": jiffies(CONFIRMED_EVERY_US),
     }
+    if mode is not Mode.TC:
+        constants["comes_with_skb"] = int(way.kind == "veth" and mode is Mode.NATIVE)
+    return constants

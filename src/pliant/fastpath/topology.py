@@ -14,7 +14,8 @@ from typing import Any
 
 from pliant.fastpath import obstacles, tracking
 from pliant.fastpath.graph import Edge, Graph, Node, draw
-from pliant.fastpath.modules import Bridge, Family, Filter, Module, Route
+from pliant.fastpath.modules import Bridge, Family, Filter, Module, Overlay, Route
+from pliant.fastpath.pods import ground_of, of_tcp, overlay
 from pliant.fastpath.reasons import Reason
 from pliant.fastpath.ruleset_compile import compiled, why_left
 from pliant.fastpath.ruleset_rows import Begins
@@ -137,6 +138,13 @@ def _port(facts: Facts, at: Interface, own: frozenset[int], above: Sequence[Inte
                     *tracking.modules(facts, family),
                 ]
                 reasons += tracking.of_tcp(facts, family)
+    if (ground := ground_of(facts, at)) is not None:
+        between_pods = overlay(facts, at, ground, own, above)
+        if isinstance(between_pods, Overlay):
+            modules.append(between_pods)
+            reasons += of_tcp(facts, between_pods)
+        else:
+            reasons += between_pods
     sending = tuple(obstacles.of_sending(facts, at, own))
     return Port(at.index, at.name, at.kind, tuple(modules), tuple(dict.fromkeys(reasons)), sending)
 

@@ -45,6 +45,7 @@ __all__ = [
     "attach_iterator",
     "attach_struct_ops",
     "attach_tcx",
+    "attach_tcx_link",
     "attach_tracepoint",
     "attach_xdp",
 ]
@@ -243,12 +244,27 @@ def attach_tcx(
     A tcx link (Linux 6.6) where the kernel has them, else a filter on the clsact qdisc, which has the same
     ``update`` and ``detach`` but lives until detached and cannot be pinned.
     """
+    try:
+        return attach_tcx_link(program, ifindex, direction)
+    except KernelError as error:
+        if error.errno != codes.EINVAL:
+            raise
+    return clsact.attach_clsact(program, ifindex, direction)
+
+
+def attach_tcx_link(
+    program: Program, ifindex: int, direction: Literal["ingress", "egress"], *, first: bool = False
+) -> Link:
+    """Attach to an interface's traffic-control hook by a tcx link (Linux 6.6), which can be pinned.
+
+    It comes after what is there already, or before it where it is to be the ``first``. Raises :class:`KernelError`,
+    with ``errno`` EINVAL on an older kernel.
+    """
     hook = AttachType.TCX_INGRESS if direction == "ingress" else AttachType.TCX_EGRESS
-    result = try_bpf(Command.LINK_CREATE, attributes("IIII", program.fileno(), ifindex, hook, 0))
+    attr = attributes("IIIIIIQ", program.fileno(), ifindex, hook, BEFORE if first else 0, 0, 0, 0)
+    result = try_bpf(Command.LINK_CREATE, attr)
     if result >= 0:
         return Link(result)
-    if result == -codes.EINVAL:
-        return clsact.attach_clsact(program, ifindex, direction)
     raise kernel_error(-result, f"attach {program.name} to the {direction} of interface {ifindex}")
 
 

@@ -138,7 +138,10 @@ class Counter:
 
 @dataclass(frozen=True, slots=True)
 class Other:
-    """An expression that is not understood, by the kernel's name for it."""
+    """An expression that is not understood, by the kernel's name for it.
+
+    Matches and targets of iptables are ``match:NAME`` and ``target:NAME``.
+    """
 
     name: str
 
@@ -154,6 +157,8 @@ def parse_expression(raw: memoryview) -> Expression:
     name = text(told.get(1))
     parser = _PARSERS.get(name)
     found = parser(attributes(told[2])) if parser and 2 in told else None
+    if name in ("match", "target") and 2 in told:  # of iptables
+        name = f"{name}:{text(attributes(told[2]).get(1))}"
     return found or Other(name)
 
 

@@ -47,6 +47,8 @@ class Mode(StrEnum):
     """In the driver (XDP)."""
     GENERIC = "generic"
     """XDP without the driver's help."""
+    TC = "tc"
+    """At tc (tcx), behind the driver."""
 
 
 class Port(NamedTuple):

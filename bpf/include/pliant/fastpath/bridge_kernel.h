@@ -76,6 +76,7 @@ enum net_bridge_opts {
 
 /* Bits of net_bridge_fdb_entry.flags, in an enumeration without a name, which cannot be relocated. */
 #define FDB_LOCAL	    (1 << 0)
+#define FDB_STATIC	    (1 << 1)
 #define FDB_NOTIFY_INACTIVE (1 << 7)
 #define FDB_LOCKED	    (1 << 8)
 

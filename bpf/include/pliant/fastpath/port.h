@@ -49,6 +49,7 @@ enum reason {
 	REFUSED,       /* nftables drops it */
 	UNDECIDED,     /* comes to a rule of nftables that is not understood, or that has to see it */
 	CHANGING,      /* nftables' rules have changed, and have not been looked at yet */
+	NO_POD,	       /* from or to what is no pod, or no plain veth pair into another network namespace */
 	REASONS,
 };
 

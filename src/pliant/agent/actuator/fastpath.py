@@ -13,7 +13,7 @@ from pliant.agent.actuator.ground import Ground, Steps, Taken
 from pliant.fastpath.objects import shipped_object, tables_layout, tables_of
 from pliant.fastpath.target import Acceleration
 from pliant.kernel.errors import KernelError
-from pliant.kernel.links import Link, XdpMode, attach_xdp
+from pliant.kernel.links import Link, XdpMode, attach_tcx_link, attach_xdp
 from pliant.kernel.maps import Map
 from pliant.kernel.pins import PinDirectory
 from pliant.kernel.programs import Program
@@ -41,6 +41,12 @@ from pliant.plan.fastpath import (
 
 _MODES = {Mode.NATIVE: XdpMode.NATIVE, Mode.GENERIC: XdpMode.GENERIC}
 _U32 = struct.Struct("=I")
+
+
+def _attached(program: Program, port: Port) -> Link:
+    if port.mode is Mode.TC:
+        return attach_tcx_link(program, port.ifindex, "ingress", first=True)
+    return attach_xdp(program, port.ifindex, _MODES[port.mode])
 
 
 class Fastpaths:
@@ -104,10 +110,7 @@ class Fastpaths:
         if running_build(self._pins, step.port) == step.build:
             return
         self._pins.link(step.port).unlink(missing_ok=True)
-        with (
-            self._program(step.port, step.build) as program,
-            attach_xdp(program, step.port.ifindex, _MODES[step.port.mode]) as link,
-        ):
+        with self._program(step.port, step.build) as program, _attached(program, step.port) as link:
             link.pin(self._pins.link(step.port))
 
     def _switch(self, step: SwitchFastpath) -> None:

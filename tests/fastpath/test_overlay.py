@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pod to pod under Flannel, accelerated: what goes, what is the kernel's, and that neither is harmed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from pliant.lab import Lab, PrivateMounts
+from pliant.lab.flannel import BRIDGE, TUNNEL, Flannel, Pod
+from tests.conftest import Eventually
+from tests.fastpath.cluster import Cluster, Connection, cluster, round_trip
+
+BULK = 3_000_000
+LIBERAL = "net.netfilter.nf_conntrack_tcp_be_liberal"
+
+
+@pytest.fixture(scope="module")
+def network(mounts: PrivateMounts) -> Iterator[Flannel]:
+    del mounts
+    with Lab("overlay") as lab:
+        made = Flannel(lab)
+        for node in made.nodes:
+            for name in (LIBERAL, "net.netfilter.nf_conntrack_tcp_ignore_invalid_rst"):
+                node.host.sysctl(name, "1")
+        yield made
+
+
+@pytest.fixture
+def pods(network: Flannel, mounts: PrivateMounts) -> Iterator[Cluster]:
+    with cluster(network, mounts.bpffs, mounts.state) as made:
+        for one in made.fast:
+            one.start()
+        yield made
+
+
+def peer_of(pods: Cluster, place: str) -> Pod:
+    return pods.other if place == "node" else pods.far
+
+
+def accelerated(pods: Cluster, connection: Connection, eventually: Eventually) -> None:
+    """Wait until what a connection sends is accelerated at every interface that it passes."""
+
+    def goes() -> bool:
+        before = total(pods, "FORWARDED")
+        connection.exchange()
+        return total(pods, "FORWARDED") >= before + 2
+
+    eventually(goes)
+
+
+def total(pods: Cluster, reason: str) -> int:
+    """Packets counted for a reason, at all interfaces of both nodes."""
+    return sum(
+        fast.counted(name).get(reason, 0)
+        for fast, node in zip(pods.fast, pods.network.nodes, strict=True)
+        for name in [*(pod.interface for pod in node.pods), TUNNEL]
+    )
+
+
+@pytest.mark.parametrize("place", ["node", "wire"])
+def test_tcp_arrives_whole_both_ways_in_large_segments(
+    pods: Cluster, place: str, eventually: Eventually
+) -> None:
+    connection = pods.tcp(pods.near, peer_of(pods, place))
+    accelerated(pods, connection, eventually)
+    before = total(pods, "FORWARDED")
+    connection.exchange(BULK)
+    packets = total(pods, "FORWARDED") - before
+    assert packets > BULK // 65536
+    if place == "node":
+        assert packets < BULK // 1400  # not one packet for each segment
+
+
+@pytest.mark.parametrize("place", ["node", "wire"])
+def test_udp_goes_once_both_ends_have_spoken(pods: Cluster, place: str, eventually: Eventually) -> None:
+    one, two = pods.udp(pods.near), pods.udp(peer_of(pods, place))
+
+    def goes() -> bool:
+        before = total(pods, "FORWARDED")
+        round_trip(one, two)
+        return total(pods, "FORWARDED") >= before + (2 if place == "node" else 4)
+
+    eventually(goes)
+    before = total(pods, "FRAGMENT")
+    round_trip(one, two, bytes(range(256)) * 16)
+    assert total(pods, "FRAGMENT") > before
+
+
+def test_a_connection_lives_as_long_in_conntrack_as_the_kernel_has_it(
+    pods: Cluster, eventually: Eventually
+) -> None:
+    connection = pods.tcp(pods.near, pods.far)
+    accelerated(pods, connection, eventually)
+    name = "net.netfilter.nf_conntrack_tcp_timeout_established"
+    usual = pods.node.host.sysctl(name)
+    pods.node.host.sysctl(name, "5000")
+
+    def lives() -> bool:
+        connection.exchange()
+        return 4990 <= remaining_s(pods, connection) <= 5000
+
+    try:
+        eventually(lives)
+    finally:
+        pods.node.host.sysctl(name, usual)
+
+
+def remaining_s(pods: Cluster, connection: Connection) -> int:
+    port = connection.client.getsockname()[1]
+    table = Path(f"/proc/{pods.node.host.pid}/net/nf_conntrack").read_text().splitlines()
+    return next(int(line.split()[4]) for line in table if f"sport={port} " in line)
+
+
+def test_the_end_of_a_connection_is_the_kernels(pods: Cluster, eventually: Eventually) -> None:
+    connection = pods.tcp(pods.near, pods.far)
+    accelerated(pods, connection, eventually)
+    port = connection.client.getsockname()[1]
+    connection.client.close()
+    assert connection.server.recv(1) == b""
+    connection.server.close()
+    pid = pods.node.host.pid
+
+    def is_over() -> bool:
+        table = Path(f"/proc/{pid}/net/nf_conntrack").read_text().splitlines()
+        return any(f"sport={port} " in line and "TIME_WAIT" in line for line in table)
+
+    eventually(is_over)
+
+
+class Case(NamedTuple):
+    """Something that makes packets the kernel's: what is done on the first node, undone, and counted."""
+
+    says: str
+    place: str
+    done: tuple[str, ...]
+    undone: tuple[str, ...]
+    reason: str
+
+
+CASES = [
+    Case(
+        "windows are followed", "wire",
+        (f"sysctl -qw {LIBERAL}=0",), (f"sysctl -qw {LIBERAL}=1",), "STRICT",
+    ),
+    Case(
+        "a queueing discipline of the pod", "node",
+        ("tc qdisc add dev veth3 root pfifo",), ("tc qdisc del dev veth3 root",), "NO_PORT",
+    ),
+    Case(
+        "a queueing discipline of the tunnel", "wire",
+        (f"tc qdisc add dev {TUNNEL} root pfifo",), (f"tc qdisc del dev {TUNNEL} root",), "NO_PORT",
+    ),
+    Case(
+        "the bridge listens to everything", "node",
+        (f"ip link set {BRIDGE} promisc on",), (f"ip link set {BRIDGE} promisc off",), "NOT_BRIDGED",
+    ),
+    Case(
+        "routes have a smaller MTU", "wire",
+        (f"ip link set {TUNNEL} mtu 1000",), (f"ip link set {TUNNEL} mtu 1450",), "TOO_BIG",
+    ),
+    Case(
+        "the way back is another one", "wire",
+        ("sysctl -qw net.ipv4.conf.flannel/1.rp_filter=1", "ip route add 10.244.2.2 dev to-node2"),
+        ("sysctl -qw net.ipv4.conf.flannel/1.rp_filter=0", "ip route del 10.244.2.2 dev to-node2"),
+        "REVERSE_PATH",
+    ),
+    Case(
+        "nothing is forwarded", "wire",
+        ("sysctl -qw net.ipv4.ip_forward=0",), ("sysctl -qw net.ipv4.ip_forward=1",), "NO_ROUTE",
+    ),
+    Case(
+        "both ports are isolated", "node",
+        ("bridge link set dev veth2 isolated on", "bridge link set dev veth3 isolated on"),
+        ("bridge link set dev veth2 isolated off", "bridge link set dev veth3 isolated off"), "PORT_CLOSED",
+    ),
+    Case(
+        "a station is not known", "node",
+        ("bridge link set dev veth3 learning off", "bridge fdb del {other} dev veth3 master"),
+        ("bridge link set dev veth3 learning on",), "NO_STATION",
+    ),
+    Case(
+        "connections are accounted for", "wire",
+        (
+            "sysctl -qw net.netfilter.nf_conntrack_acct=1",
+        ),
+        ("sysctl -qw net.netfilter.nf_conntrack_acct=0",), "UNTRACKED",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.says for case in CASES])
+def test_the_kernel_gets_what_is_not_understood(pods: Cluster, case: Case, eventually: Eventually) -> None:
+    """A flow is accelerated, then something changes that the program itself has to notice."""
+    connection = pods.tcp(pods.near, peer_of(pods, case.place))
+    accelerated(pods, connection, eventually)
+    run = commands(pods)
+    try:
+        run(case.done)
+        if case.reason == "UNTRACKED":  # connections made from now on
+            connection = pods.tcp(pods.near, peer_of(pods, case.place))
+        before = total(pods, case.reason)
+
+        def is_left() -> bool:
+            for end in (connection.client, connection.server):
+                with contextlib.suppress(BlockingIOError):  # nothing of it arrives
+                    end.send(bytes(1200), socket.MSG_DONTWAIT)
+            return total(pods, case.reason) > before
+
+        eventually(is_left)
+    finally:
+        run(case.undone)
+    connection = pods.tcp(pods.near, peer_of(pods, case.place))
+    accelerated(pods, connection, eventually)
+
+
+def commands(pods: Cluster) -> Callable[[tuple[str, ...]], None]:
+    def run(lines: tuple[str, ...]) -> None:
+        for line in lines:
+            pods.node.host.run(line.format(other=mac(pods.other)).split())
+
+    return run
+
+
+def mac(pod: Pod) -> str:
+    [found] = json.loads(pod.host.run(["ip", "-j", "link", "show", "dev", "eth0"]).stdout)
+    address: str = found["address"]
+    return address
+
+
+def test_the_last_hop_of_a_packet_is_the_kernels(pods: Cluster, eventually: Eventually) -> None:
+    one, two = pods.udp(pods.near), pods.udp(pods.far)
+
+    def goes() -> bool:
+        before = total(pods, "FORWARDED")
+        round_trip(one, two)
+        return total(pods, "FORWARDED") >= before + 4
+
+    eventually(goes)
+    one.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 1)
+    before = total(pods, "EXPIRING")
+    one.sendto(b"ping", two.getsockname())
+    eventually(lambda: total(pods, "EXPIRING") == before + 1)
+
+
+def test_what_is_translated_is_the_kernels(pods: Cluster) -> None:
+    """A service's address is not a pod's: the connection works, and nothing of it is accelerated."""
+    rules = f"""
+    table ip services {{
+      chain pre {{
+        type nat hook prerouting priority dstnat
+        ip daddr 10.96.0.1 dnat to {pods.far.address}
+      }}
+    }}
+    """
+    pods.node.host.run(["nft", "-f", "-"], given=rules)
+    try:
+        connection = pods.tcp(pods.near, pods.far, address="10.96.0.1")
+        before = pods.fast[0].counted("veth2")["FORWARDED"]
+        connection.exchange(1000, 20)
+        assert pods.fast[0].counted("veth2")["FORWARDED"] == before
+    finally:
+        pods.node.host.run(["nft", "delete", "table", "ip", "services"])
+
+
+def test_pods_come_and_go(pods: Cluster, eventually: Eventually) -> None:
+    """A pod that comes under the address of one that has gone gets its packets, and none of them is lost on the way."""
+    node, gone = pods.network.nodes[1], pods.far
+    connection = pods.tcp(pods.near, gone)
+    accelerated(pods, connection, eventually)
+    pods.close()
+    pods.network.remove_pod(node, gone)
+    new = pods.network.add_pod(node)
+    assert new.address == gone.address
+    connection = pods.tcp(pods.near, new)
+    connection.exchange(1000, 10)  # by the kernel at the new pod's end, for nothing runs there yet
+    pods.fast[1].start()
+    accelerated(pods, connection, eventually)
+    connection.exchange(BULK)

@@ -5,6 +5,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import random
+import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,6 +28,7 @@ from pliant.lab.interface import switch_aggregation
 from pliant.observe.fastpath import FastpathState
 from pliant.plan.executor import PlanFailed
 from pliant.policy.documents import load_policies
+from pliant.policy.fastpath import FastpathPolicy
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,6 +40,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.root
 SIZE = 200_000
+OTHER = "0123456789ab"
 FOREIGN = """
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
@@ -43,7 +49,7 @@ char LICENSE[] SEC("license") = "GPL";
 """
 
 
-def fastpath(name: str = "fastpath", **spec: Any) -> Policy:
+def fastpath(name: str = "fastpath", **spec: Any) -> FastpathPolicy:
     document = {
         "apiVersion": "pliant/v1",
         "kind": "FastPath",
@@ -51,6 +57,7 @@ def fastpath(name: str = "fastpath", **spec: Any) -> Policy:
         "spec": {"mode": "native"} | spec,
     }
     [policy] = load_policies(json.dumps(document), name, {})
+    assert isinstance(policy, FastpathPolicy)
     return policy
 
 
@@ -86,6 +93,10 @@ class Ground:
             wishes = host.compile().desired.fastpath
             statuses = interface_statuses(host.fastpath, wishes, host.fastpath.arrangements(wishes))
         return next(status for status in statuses if status.name == name)
+
+    def policies(self) -> list[FastpathPolicy]:
+        with self.host() as host:
+            return list(host.fastpath_policies().values())
 
     def drift(self) -> list[str]:
         with self.host() as host:
@@ -275,3 +286,116 @@ def test_every_failing_step_is_taken_back_with_those_before(
     ground.change(lambda host: host.change_to_repair())
     assert ground.found().running.keys() >= before.running.keys()
     assert ground.drift() == []
+
+
+@contextlib.contextmanager
+def other_tables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Be a build of Pliant whose tables have another layout."""
+    with monkeypatch.context() as patch:
+        for module in ("fastpath.objects", "agent.actuator.fastpath"):
+            patch.setattr(f"pliant.{module}.tables_layout", lambda: OTHER)
+        yield
+
+
+def test_a_build_with_other_tables_takes_over_without_a_gap_and_counts_go_on(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with other_tables(monkeypatch):
+        ground.apply(fastpath())
+        ground.exchange()
+        before, counted = ground.found(), ground.status(ground.left).accelerated
+        with ground.host() as host:
+            pins = host.fastpath.pins
+        links = {port: link_id(pins.link(port)) for port in before.running}
+    assert counted[1] > SIZE * 0.9
+    assert ground.found().other_tables == (OTHER,)
+    steps = ground.change(lambda host: host.change_to_repair()).change.plan
+    assert "pause-fastpath" not in {step.kind for step in steps}
+    assert steps[-1].kind == "retire-tables"
+    assert {port: link_id(pins.link(port)) for port in ground.found().running} == links
+    assert not (pins.directory / OTHER).exists()
+    assert ground.status(ground.left).accelerated >= counted
+    ground.exchange()
+    assert ground.status(ground.left).accelerated[1] - counted[1] > SIZE * 0.9
+    assert ground.drift() == []
+
+
+def test_a_failed_upgrade_leaves_the_other_build_as_it_was(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with other_tables(monkeypatch):
+        ground.apply(fastpath())
+        before = ground.found()
+    with ground.host() as host, host.exclusively():
+        change = host.change_to_repair()
+        actuator = host.actuator()
+        act = type(actuator).act
+
+        def fail(self: Any, step: Any) -> None:
+            act(self, step)
+            if step.kind == "switch-fastpath" and step.interface == ground.right:
+                raise PliantError("injected")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(type(actuator), "act", fail)
+            with pytest.raises(PlanFailed):
+                host.carry_out(change, actor="test")
+    with other_tables(monkeypatch):
+        assert ground.found() == before
+        assert ground.drift() == []
+        ground.exchange()
+    ground.change(lambda host: host.change_to_repair())
+    assert ground.drift() == []
+
+
+def link_id(pin: Path) -> int:
+    with Link.pinned(pin) as link:
+        number: int = link.id
+    return number
+
+
+@pytest.mark.parametrize("points", [12, pytest.param(150, marks=pytest.mark.long)])
+def test_a_killed_change_is_settled_to_one_of_two_generations(ground: Ground, points: int) -> None:
+    """Wherever a change was cut off: nothing is left paused, and what runs is one generation's."""
+    one, other = fastpath(interfaces=[ground.left]), fastpath(mode="generic")
+    expected, duration_s = {}, 0.0
+    for policy in (other, one):
+        began = time.monotonic()
+        ground.apply(policy)
+        duration_s = time.monotonic() - began
+        expected[policy.spec.mode] = ground.found().running
+    dice, interrupted = random.Random(points), 0
+    for _ in range(points):
+        [now] = {p.spec.mode for p in ground.policies()}
+        kill_during(ground, other if now == "native" else one, dice.uniform(0, duration_s))
+        with ground.host() as host:
+            interrupted += host.journal.interrupted() is not None
+        ground.change(lambda host: host.change_to_repair())
+        found = ground.found()
+        [now] = {p.spec.mode for p in ground.policies()}
+        assert (found.running, found.paused, found.lost) == (expected[now], False, frozenset())
+        assert ground.drift() == []
+    assert interrupted, "no kill fell into a change"
+
+
+def kill_during(ground: Ground, policy: Policy, after_s: float) -> None:
+    """Start a change in a process of its own, and kill it so many seconds after its first step began."""
+    began, begin = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            with ground.host() as host, host.exclusively():
+                change = host.change_to_apply([policy])
+                host.carry_out(change, actor="test", progress=lambda *_: _tell(begin))
+        finally:
+            os._exit(0)
+    os.close(begin)
+    os.read(began, 1)
+    os.close(began)
+    time.sleep(after_s)  # not a wait for something: the moment is the point
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+def _tell(pipe: int) -> None:
+    os.write(pipe, b".")

@@ -40,8 +40,9 @@ from pliant.store.events import Event
 from pliant.store.journal import Journal
 
 AT_MOST_EVERY_S = 0.02
-SAMPLE_EVERY_S = 10.0  # connections that stay open
 """Between two looks: what comes meanwhile is settled in one, and others get at the lock."""
+NETWORK_PAUSE_FOR_COST = 1.0  # as long as the last look took, at most
+SAMPLE_EVERY_S = 10.0  # connections that stay open
 BUSY_RETRY_S = 0.25  # its release is noticed; this is for a lock held by something else
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 60.0
 RESCAN_S = 1.0  # where inotify watches are used up
@@ -243,9 +244,15 @@ class Agent:
     def request(self, cause: Cause) -> None:
         """Have the host looked at as soon as may be; several requests are one look."""
         self._causes.add(cause)
-        if self._timer is None:
-            pause = self._looked + AT_MOST_EVERY_S - time.monotonic()
-            self._timer = self.loop.after(max(0.0, pause), self._look_now)
+        pause = AT_MOST_EVERY_S
+        if cause is Cause.NETWORK and self.last:  # its storms are calmed where they are heard of
+            pause = min(pause, NETWORK_PAUSE_FOR_COST * self.last.seconds)
+        at = max(self._looked + pause, time.monotonic())
+        if self._timer is not None and self._timer.at <= at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.loop.after(at - time.monotonic(), self._look_now)
 
     def look(self, cause: Cause) -> Outcome:
         """Look at the host now. Raises :class:`PliantError` when it could not be made as it should be."""

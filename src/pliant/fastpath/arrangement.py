@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pliant.fastpath.compatibility import choose, fitting
-from pliant.fastpath.modules import Filter, Module
+from pliant.fastpath.modules import Filter, Module, Track
 from pliant.fastpath.reasons import Reason
 from pliant.fastpath.synthesis import synthesize
 from pliant.fastpath.target import FastpathTarget
@@ -55,7 +55,7 @@ def _arranged(topology: Topology, way: Way, wish: Wish | None, refusals: Refusal
     at = topology.facts.interface(way.index)
     if wish is None or at is None:
         return Arrangement(way, wish, None, (), way.reasons)
-    modules = tuple(module for module in way.modules if _is_asked_for(module, wish))
+    modules = asked_for(way.modules, wish)
     reasons = [*way.reasons, *(_not_asked_for(m, wish) for m in way.modules if m not in modules)]
     if not modules:
         return Arrangement(way, wish, None, (), tuple(reasons))
@@ -68,14 +68,27 @@ def _arranged(topology: Topology, way: Way, wish: Wish | None, refusals: Refusal
     return Arrangement(way, wish, choice.mode, running, (*reasons, *choice.reasons))
 
 
-def _is_asked_for(module: Module, wish: Wish) -> bool:
-    """Rules are not to be had without routing, nor routing without them."""
-    kind = "route" if isinstance(module, Filter) else kind_of(module)
-    return wish.modules is None or kind in wish.modules
+def asked_for(modules: Sequence[Module], wish: Wish) -> tuple[Module, ...]:
+    """Those of an interface's modules that a policy asks for, and that are right without the others.
+
+    Routing is not: where rules or connections decide about packets, it comes with them or not at all. Connections are
+    followed wherever routing needs it; without translating, those that are translated are left to the kernel.
+    """
+    if wish.modules is None:
+        return tuple(modules)
+    wanted = wish.modules - (frozenset() if "route" in wish.modules else {"filter", "nat"})
+    barred = {m.family for m in modules if isinstance(m, Filter) and not {"route", "filter"} <= wanted}
+    return tuple(
+        module
+        for module in modules
+        if (isinstance(module, Track) and "route" in wanted and module.family not in barred)
+        or (kind_of(module) in wanted and getattr(module, "family", None) not in barred)
+    )
 
 
 def _not_asked_for(module: Module, wish: Wish) -> Reason:
-    sentence = f"policy '{wish.policy}' does not ask for it"
+    lacking = "what has to come with it" if kind_of(module) in (wish.modules or ()) else "it"
+    sentence = f"policy '{wish.policy}' does not ask for {lacking}"
     return Reason("not-asked-for", module.name, sentence, f"pliant describe {wish.policy}")
 
 

@@ -68,11 +68,13 @@ class FastPath:
         )
 
     def counts(self) -> list[int]:
-        """Packets by reason."""
+        """Packets by reason, of both IP versions."""
         held = self._maps["counts"]
-        return [
+        found = [
             sum(_COUNT.unpack_from(v)[0] for v in held.percpu(value)) for _, value in sorted(held.items())
         ]
+        middle = len(found) // 2
+        return [a + b for a, b in zip(found[:middle], found[middle:], strict=True)]
 
     def close(self) -> None:
         """Unload; the router detaches."""

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +13,8 @@ from pliant.cli.context import open_host, output_option
 
 if TYPE_CHECKING:
     from pliant.agent.fastpath import InterfaceStatus
+    from pliant.fastpath.counters import Key
+    from pliant.observe.fastpath import Counted
 
 NOT_ALL = 1
 
@@ -27,15 +29,17 @@ def status(ctx: click.Context, output: str) -> int:
     does; 1 when not, or when the fast path is not on.
     """
     from pliant.agent.fastpath import interface_statuses
+    from pliant.fastpath.counters import read_counters
 
     with open_host(ctx) as host:
         wishes = host.compile().desired.fastpath
         arrangements = host.fastpath.arrangements(wishes)
         found = interface_statuses(host.fastpath, wishes, arrangements)
+        counters = read_counters(host.fastpath.pins, host.fastpath.found())
     if output == "table":
         _tell(found)
     else:
-        out.data([document(one) for one in found], output)
+        out.data([document(one, counters) for one in found], output)
     return 0 if _is_well(found) else NOT_ALL
 
 
@@ -48,7 +52,7 @@ def _is_well(found: Sequence[InterfaceStatus]) -> bool:
     )
 
 
-def document(status: InterfaceStatus) -> dict[str, Any]:
+def document(status: InterfaceStatus, counters: Mapping[Key, Counted]) -> dict[str, Any]:
     """What has come of the fast path on an interface, as plain data."""
     arranged = status.arranged
     packets, octets = status.accelerated
@@ -63,6 +67,17 @@ def document(status: InterfaceStatus) -> dict[str, Any]:
         "modules": [module.name for module in arranged.modules],
         "accelerated": {"packets": packets, "bytes": octets},
         "toKernel": dict(status.passed),
+        "counters": [
+            {
+                "module": key.module,
+                "verdict": key.verdict,
+                "reason": key.reason or None,
+                "packets": one.packets,
+                "bytes": one.bytes,
+            }
+            for key, one in counters.items()
+            if key.interface == status.name
+        ],
         "reasons": [
             {"code": r.code, "module": r.module, "sentence": r.sentence, "look": r.look}
             for r in arranged.reasons

@@ -168,7 +168,7 @@ class Judge:
         if verdict is not None:
             hop = verdict.frame[:6].hex(":") if verdict.is_forwarded else ""
             reason, sentence = _of_verdict(verdict)
-            notes += (f"now and then {SENTENCES['confirming']}",) if verdict.confirms else ()
+            notes += (SENTENCES["confirming"],) if verdict.confirms else ()
             path = "fast" if verdict.is_forwarded else "kernel"
             return Explained(
                 path=path, asked=True, reason=reason, sentence=sentence, next_hop=hop, notes=notes, **shared

@@ -105,7 +105,7 @@ class Trial:
                 return None
             raise
         changed = [n for n, (was, now) in enumerate(zip(before, self._counted(), strict=True)) if now != was]
-        reason = changed[-1] if changed else None
+        reason = changed[-1] % (len(before) // 2) if changed else None  # the second half is IPv6
         if ran.retval == _REDIRECT:
             return Verdict(True, "", ran.data_out)
         words = counted_reasons().get(reason, str(reason)) if reason not in (None, FORWARDED) else ""

@@ -288,19 +288,29 @@ class Counted(NamedTuple):
     packets: int
     bytes: int
 
+    def plus(self, other: Counted) -> Counted:
+        """Both together."""
+        return Counted(self.packets + other.packets, self.bytes + other.bytes)
+
 
 def read_counts(pins: FastpathPins, port: Port) -> list[Counted]:
     """What became of an interface's packets, by ``enum reason`` of fastpath/port.h; none where nothing counts.
 
     Those that builds with other tables have counted are among them: reasons are only ever added at the end.
     """
-    totals: list[Counted] = []
+    return [a.plus(b) for a, b in zip(*read_family_counts(pins, port), strict=True)]
+
+
+def read_family_counts(pins: FastpathPins, port: Port) -> tuple[list[Counted], list[Counted]]:
+    """The same of what is not IPv6, and of IPv6."""
+    halves: tuple[list[Counted], list[Counted]] = ([], [])
     for pin in pins.all_counts(port):
         with Map.pinned(pin) as counts:
             found = [Counted(*_summed(counts, value)) for _, value in sorted(counts.items())]
-        longest = zip_longest(totals, found, fillvalue=Counted(0, 0))
-        totals = [Counted(a.packets + b.packets, a.bytes + b.bytes) for a, b in longest]
-    return totals
+        middle = len(found) // 2
+        for half, more in zip(halves, (found[:middle], found[middle:]), strict=True):
+            half[:] = [a.plus(b) for a, b in zip_longest(half, more, fillvalue=Counted(0, 0))]
+    return halves
 
 
 def _summed(counts: Map, value: bytes) -> Iterator[int]:

@@ -63,7 +63,7 @@ struct count {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, REASONS);
+	__uint(max_entries, 2 * REASONS); /* by reason; the second half is IPv6 */
 	__type(key, __u32);
 	__type(value, struct count);
 } counts SEC(".maps");
@@ -92,6 +92,11 @@ static __always_inline int count(__u32 reason, __u32 bytes, int verdict)
 		counted->bytes += bytes;
 	}
 	return verdict;
+}
+
+static __always_inline int count6(__u32 reason, __u32 bytes, int verdict)
+{
+	return count(REASONS + reason, bytes, verdict);
 }
 
 static __always_inline bool is_ours(const struct ethernet *eth)

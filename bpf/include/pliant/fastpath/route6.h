@@ -312,37 +312,37 @@ static __always_inline int route6(struct xdp_md *ctx, struct ethernet *eth, void
 	int reason, verdict;
 
 	if ((void *)(ip + 1) > end || (bpf_ntohl(ip->version_class_label) >> 28) != 6)
-		return count(MALFORMED, length, XDP_PASS);
+		return count6(MALFORMED, length, XDP_PASS);
 	total = sizeof(*ip) + bpf_ntohs(ip->payload_length);
 	if (total + sizeof(*eth) > length)
-		return count(MALFORMED, length, XDP_PASS);
+		return count6(MALFORMED, length, XDP_PASS);
 	if (ip->next_header == IPPROTO_HOPOPTS)
-		return count(OPTIONS, length, XDP_PASS);
+		return count6(OPTIONS, length, XDP_PASS);
 	if (ip->hop_limit <= 1)
-		return count(EXPIRING, length, XDP_PASS);
+		return count6(EXPIRING, length, XDP_PASS);
 	if (is_martian6(ip->from) || is_martian6(ip->to))
-		return count(MARTIAN, length, XDP_PASS);
+		return count6(MARTIAN, length, XDP_PASS);
 	if ((errors_decide6 || tracks6) && ip->next_header == IPPROTO_ICMPV6)
-		return count(QUOTING, length, XDP_PASS);
+		return count6(QUOTING, length, XDP_PASS);
 	__builtin_memcpy(wanted.from, ip->from, sizeof(wanted.from));
 	__builtin_memcpy(wanted.to, ip->to, sizeof(wanted.to));
 	wanted.class_label = ip->version_class_label & bpf_htonl(0x0fcfffff); /* but for version and ECN */
 	wanted.protocol = ip->next_header;
 	if (ports_decide6) {
 		if (ip->next_header != IPPROTO_TCP && ip->next_header != IPPROTO_UDP)
-			return count(FRAGMENT, length, XDP_PASS);
+			return count6(FRAGMENT, length, XDP_PASS);
 		if ((void *)(transport + 1) > end || total < sizeof(*ip) + sizeof(*transport))
-			return count(MALFORMED, length, XDP_PASS);
+			return count6(MALFORMED, length, XDP_PASS);
 		wanted.ports = *transport;
 	}
 	if (tracks6) {
 		reason = look_at6(ctx, ip, &wanted, end, &segment);
 		if (reason != FORWARDED)
-			return count(reason, length, XDP_PASS);
+			return count6(reason, length, XDP_PASS);
 	}
 	flow = place6(&wanted, now);
 	if (!flow)
-		return count(NO_ROUTE, length, XDP_PASS);
+		return count6(NO_ROUTE, length, XDP_PASS);
 	routes = generation6(ctx);
 	if (!is_same6(&flow->packet, &wanted) || !holds(&flow->way, routes, now) ||
 	    (tracks6 && has_signalled(&flow->tracked, wanted.protocol))) {
@@ -354,20 +354,20 @@ static __always_inline int route6(struct xdp_md *ctx, struct ethernet *eth, void
 		if (tracks6 && !flow->tracked.is_again)
 			flow->tracked.end = segment.end;
 		if (reason != FORWARDED)
-			return count(reason, length, XDP_PASS);
+			return count6(reason, length, XDP_PASS);
 	}
 	if (flow->way.left)
-		return count(flow->way.left, length, XDP_PASS);
+		return count6(flow->way.left, length, XDP_PASS);
 	if (is_guarded(&flow->way, wanted.protocol, transport, total - sizeof(*ip), end))
-		return count(SIGNALLING, length, XDP_PASS);
+		return count6(SIGNALLING, length, XDP_PASS);
 	if (total > flow->way.mtu)
-		return count(TOO_BIG, length, XDP_PASS);
+		return count6(TOO_BIG, length, XDP_PASS);
 	verdict = bpf_redirect_map(&ports, flow->way.port, XDP_PASS);
 	if (verdict != XDP_REDIRECT)
-		return count(NO_PORT, length, XDP_PASS);
+		return count6(NO_PORT, length, XDP_PASS);
 	if (total + sizeof(*eth) < length) {
 		if (bpf_xdp_adjust_tail(ctx, (int)(total + sizeof(*eth) - length)))
-			return count(MALFORMED, length, XDP_PASS);
+			return count6(MALFORMED, length, XDP_PASS);
 		eth = (void *)(long)ctx->data;
 		ip = (void *)(eth + 1);
 		end = (void *)(long)ctx->data_end;
@@ -382,7 +382,7 @@ static __always_inline int route6(struct xdp_md *ctx, struct ethernet *eth, void
 	}
 	ip->hop_limit--;
 	readdress(eth, &flow->way);
-	return count(FORWARDED, length, verdict);
+	return count6(FORWARDED, length, verdict);
 }
 
 #endif

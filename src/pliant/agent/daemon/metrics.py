@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The agent's metrics: every one is declared here; values are read when somebody asks.
 
-Labels are bounded: features, outcomes, arms and kinds are few, and of policies :data:`MOST_POLICIES` have series of
-their own; the others are counted together under the policy ``_other``.
+Labels are bounded: features, outcomes, arms, kinds and reasons are few, and of policies :data:`MOST_POLICIES` have
+series of their own, of interfaces :data:`MOST_INTERFACES`; the others are counted together as ``_other``.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from pliant.agent.daemon.agent import Agent
+    from pliant.fastpath.counters import Key
+    from pliant.observe.fastpath import Counted
 
 MOST_POLICIES = 500
+MOST_INTERFACES = 200
 OTHER = "_other"
 
 
@@ -76,6 +80,24 @@ METRICS: Mapping[str, Declared] = MappingProxyType(
                 "pliant_attach_seconds",
                 "histogram",
                 "From noticing a service with policies to having them in force for it.",
+            ),
+            Declared(
+                "pliant_fastpath_packets_total",
+                "counter",
+                "Packets that came in by an interface with a fast path, by what became of them and why.",
+                ("interface", "module", "verdict", "reason"),
+            ),
+            Declared(
+                "pliant_fastpath_bytes_total",
+                "counter",
+                "Bytes of the same packets, as they came in, with their Ethernet headers.",
+                ("interface", "module", "verdict", "reason"),
+            ),
+            Declared(
+                "pliant_fastpath_interfaces_count",
+                "gauge",
+                "Interfaces that run a fast path, by where on them it runs.",
+                ("mode",),
             ),
             Declared(
                 "pliant_fastpath_reaction_seconds",
@@ -169,6 +191,7 @@ def families(agent: Agent) -> Iterator[Family]:
     yield family("pliant_look_seconds", agent.look_seconds)
     yield family("pliant_attach_seconds", agent.attach_seconds)
     yield family("pliant_fastpath_reaction_seconds", agent.reaction_seconds)
+    yield from _fastpath(agent, family)
     yield family("pliant_events_count", [((k,), n) for k, n in agent.journal.events.counts().items()])
     yield family("pliant_policy_connections_total", _connections(agent))
     yield family(
@@ -183,6 +206,28 @@ def families(agent: Agent) -> Iterator[Family]:
             for outcome, count in read_outcomes(agent.host.pins, name).items()
         ],
     )
+
+
+def _fastpath(agent: Agent, family: Callable[[str, Iterable[Value] | Timings], Family]) -> Iterator[Family]:
+    found = agent.host.fastpath.found()
+    counted = _counted(agent) if found.ports else {}
+    kept = frozenset(sorted({key.interface for key in counted})[:MOST_INTERFACES])
+    packets, octets = Counter[tuple[str, ...]](), Counter[tuple[str, ...]]()
+    for key, one in counted.items():
+        interface = key.interface if key.interface in kept else OTHER
+        labels = (interface, key.module, key.verdict, key.reason.replace(" ", "_"))
+        packets[labels] += one.packets
+        octets[labels] += one.bytes
+    yield family("pliant_fastpath_packets_total", packets.items())
+    yield family("pliant_fastpath_bytes_total", octets.items())
+    modes = Counter(str(port.mode) for port in found.running)
+    yield family("pliant_fastpath_interfaces_count", [((mode,), count) for mode, count in modes.items()])
+
+
+def _counted(agent: Agent) -> dict[Key, Counted]:
+    from pliant.fastpath.counters import read_counters
+
+    return read_counters(agent.host.fastpath.pins, agent.host.fastpath.found())
 
 
 def _policies(agent: Agent) -> list[Value]:

@@ -68,7 +68,7 @@ class FastpathGround:
 
     def found(self) -> FastpathState:
         """What of it is in the kernel."""
-        if not (self.pins_root / "fastpath").exists():
+        if not self.is_there:
             return FastpathState()
         for _ in range(READ_AGAIN):
             with contextlib.suppress(
@@ -82,8 +82,18 @@ class FastpathGround:
         from pliant.fastpath.topology import topology
 
         facts = self._facts()
-        self._own |= own_programs(self.pins) | _behind_own_links(self.pins, facts)
-        return topology(facts, own=self._own)
+        return topology(facts, own=self.own(facts))
+
+    def own(self, facts: Facts) -> frozenset[int]:
+        """The programs among those of the facts that are ours, or were when they were read."""
+        if self.is_there:
+            self._own |= own_programs(self.pins) | _behind_own_links(self.pins, facts)
+        return self._own
+
+    @property
+    def is_there(self) -> bool:
+        """Whether anything of ours is pinned."""
+        return (self.pins_root / "fastpath").exists()
 
     def arrangements(self, wishes: Wishes) -> tuple[Arrangement, ...]:
         """What each interface is to run."""

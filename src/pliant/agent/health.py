@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
+from pliant.agent.fastpath import interface_statuses
 from pliant.agent.host import Host
 from pliant.agent.sysctls import said_of_foreign, sysctl_statuses
 from pliant.errors import PliantError
@@ -111,6 +112,7 @@ def _agreement(host: Host) -> Iterator[Finding]:
             return
         yield from _switches(host)
         yield from _sysctls(host)
+        yield from _fastpath(host)
         drift = host.drift()
         conflicts = host.compile().conflicts
     except PliantError:
@@ -145,6 +147,27 @@ def _sysctls(host: Host) -> Iterator[Finding]:
         elif status.state == "absent":
             sentence = f"there is no sysctl {status.name} {status.place}, which policy '{status.policy}' sets"
             yield Finding("sysctl", Level.DEGRADED, sentence, "take it out of the policy")
+
+
+def _fastpath(host: Host) -> Iterator[Finding]:
+    """How interfaces run the fast path that is asked for, or why they do not."""
+    wishes = host.compile().desired.fastpath
+    if not wishes:
+        return
+    for status in interface_statuses(host.fastpath, wishes, host.fastpath.arrangements(wishes)):
+        arranged, name = status.arranged, f"fastpath {status.name}"
+        if status.state == "accelerated":
+            modules = ", ".join(module.name for module in arranged.modules)
+            yield Finding(name, Level.OK, f"{status.name} is accelerated ({arranged.mode}): {modules}")
+        elif status.state == "waiting" and arranged.wish:
+            named = arranged.wish.names(status.name)
+            why = "; ".join(dict.fromkeys(reason.sentence for reason in arranged.reasons[:3]))
+            level = Level.DEGRADED if named else Level.ABSENT
+            remedy = f"see '{arranged.reasons[0].look}'" if arranged.reasons else ""
+            yield Finding(name, level, f"{status.name} is not accelerated: {why}", remedy)
+        elif status.state == "pending":
+            sentence = f"{status.name} does not run the fast path that it should"
+            yield Finding(name, Level.DEGRADED, sentence, "'pliant repair' mends it, or an agent that runs")
 
 
 def _switches(host: Host) -> Iterator[Finding]:

@@ -4,17 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pliant.cli import output as out
-from pliant.cli.context import output_option
+from pliant.cli.context import open_host, output_option
 from pliant.cli.fastpath_status import status
 from pliant.cli.fastpath_switch import complete_interface, off, on
 from pliant.errors import PliantError
 
 if TYPE_CHECKING:
+    from pliant.fastpath.compatibility import Choice
     from pliant.fastpath.reasons import Reason
     from pliant.fastpath.topology import Port, Topology
 
@@ -41,17 +43,18 @@ for command in (on, off, status):
     "--netns", metavar="NAME", help="Another network namespace: its name in /run/netns, or its file."
 )
 @output_option("table", "json", "dot", "svg")
-def topology(devices: tuple[str, ...], netns: str | None, output: str) -> None:
+@click.pass_context
+def topology(ctx: click.Context, devices: tuple[str, ...], netns: str | None, output: str) -> None:
     """Show the way of a packet from each interface, and what of it can be accelerated, or why not.
 
     Everything is read from the kernel, nothing is changed. As dot or SVG: a picture, with what can be accelerated in
-    green.
+    green. The mode is that which an interface would have by itself, if none is asked for.
     """
     from pliant.fastpath import picture
 
-    found = _topology(devices, netns)
+    found = _topology(ctx, devices, netns)
     if output == "json":
-        out.data(found.data(), output)
+        out.data(_data(found), output)
     elif output == "dot":
         click.echo(picture.dot(found.graph), nl=False)
     elif output == "svg":
@@ -60,7 +63,7 @@ def topology(devices: tuple[str, ...], netns: str | None, output: str) -> None:
         _table(found)
 
 
-def _topology(devices: Sequence[str], netns: str | None) -> Topology:
+def _topology(ctx: click.Context, devices: Sequence[str], netns: str | None) -> Topology:
     from pliant.fastpath.topology import topology as work_out
     from pliant.kernel.namespaces import named_namespace
     from pliant.observe.network_reader import read_facts
@@ -70,23 +73,42 @@ def _topology(devices: Sequence[str], netns: str | None) -> Topology:
         if facts.interface(name) is None:
             there = ", ".join(sorted(i.name for i in facts.interfaces))
             raise PliantError(f"there is no interface {name}", remedy=f"name one of: {there}")
-    return work_out(facts, only=devices)
+    with open_host(ctx) as host:
+        own = host.fastpath.own(facts) if netns is None else ()
+    return work_out(facts, own=own, only=devices)
+
+
+def _choice(found: Topology, port: Port) -> Choice:
+    """How an interface would run what it can have."""
+    from pliant.fastpath.compatibility import Choice, choose
+
+    at = found.facts.interface(port.index)
+    return choose("auto", found.facts, at, port.modules) if at and port.modules else Choice(None)
+
+
+def _data(found: Topology) -> dict[str, Any]:
+    data = found.data()
+    for port, shown in zip(found.ports, data["interfaces"], strict=True):
+        choice = _choice(found, port)
+        shown["mode"] = choice.mode
+        shown["modeReasons"] = [asdict(reason) for reason in choice.reasons]
+    return data
 
 
 def _table(found: Topology) -> None:
     out.table(
-        ("interface", "kind", "accelerates", "takes redirected", "not accelerated, since"),
-        [row for port in found.ports for row in _rows(port)],
+        ("interface", "kind", "accelerates", "mode", "takes redirected", "not accelerated, since"),
+        [row for port in found.ports for row in _rows(port, _choice(found, port))],
         nothing="there is no interface but loopback",
     )
 
 
-def _rows(port: Port) -> list[tuple[str, ...]]:
+def _rows(port: Port, choice: Choice) -> list[tuple[str, ...]]:
     names = ", ".join(module.name for module in port.modules) or "-"
-    against = sentences(port.reasons) + sentences(port.send_reasons)
-    first = (port.name, port.kind or "-", names, "yes" if port.sends else "no")
+    against = sentences(port.reasons) + sentences(port.send_reasons) + sentences(choice.reasons)
+    first = (port.name, port.kind or "-", names, str(choice.mode or "-"), "yes" if port.sends else "no")
     return [
-        (*(first if not number else ("",) * 4), sentence) for number, sentence in enumerate(against or ["-"])
+        (*(first if not number else ("",) * 5), sentence) for number, sentence in enumerate(against or ["-"])
     ]
 
 

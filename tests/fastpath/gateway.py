@@ -22,6 +22,8 @@ from tests.fastpath.fastpath_row import Fastpath, Row
 
 HEADER = Path(__file__).parents[2] / "bpf/include/pliant/fastpath/port.h"
 DEADLINE_S = 10.0
+AGED_S = 0.12
+"""A little more than a way is believed."""
 LIBERAL = ("nf_conntrack_tcp_be_liberal", "nf_conntrack_tcp_ignore_invalid_rst")
 
 
@@ -89,12 +91,12 @@ def gateway(fastpath: Fastpath, rules: str) -> Iterator[Gateway]:
 class Datagrams:
     """A client's and a server's socket, and what each sees of the other."""
 
-    def __init__(self, client: Host, server: Host, family: int, port: int = 5000) -> None:
+    def __init__(self, client: Host, server: Host, family: int, port: int = 5000, bound: str = "") -> None:
         with client.inside():
             self.client = socket.socket(family, socket.SOCK_DGRAM)
         with server.inside():
             self.server = socket.socket(family, socket.SOCK_DGRAM)
-        self.server.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", port))
+        self.server.bind((bound, port))
         self.client.settimeout(DEADLINE_S)
         self.server.settimeout(DEADLINE_S)
 

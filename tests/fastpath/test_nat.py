@@ -14,13 +14,12 @@ import pytest
 
 from pliant.lab import Host, Link
 from tests.fastpath.fastpath_row import Fastpath, Row
-from tests.fastpath.gateway import Datagrams, Gateway, Stream, gateway, until
+from tests.fastpath.gateway import AGED_S, Datagrams, Gateway, Stream, gateway, until
 
 UDP, TCP = socket.IPPROTO_UDP, socket.IPPROTO_TCP
 MANY = 300
 ESTABLISHED, TIME_WAIT = 3, 7
 BULK = bytes(range(251)) * 20_000  # 5 MB
-AGED_S = 0.12  # a little more than a way is believed
 
 
 class Nat(NamedTuple):

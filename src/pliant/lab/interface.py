@@ -61,6 +61,11 @@ def switch_aggregation(name: str, *, on: bool) -> None:
     _switch(name, [_ETHTOOL_SWITCHES["gro"]], on=on)
 
 
+def switch_checksums(name: str, *, on: bool) -> None:
+    """Switch whether checksums are left to the device (ethtool(8): tx); a veth device never fills them in."""
+    _switch(name, [_ETHTOOL_SWITCHES["tx"]], on=on)
+
+
 def _switch(name: str, commands: Iterable[int], *, on: bool) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         for command in commands:

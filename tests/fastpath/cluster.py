@@ -21,7 +21,7 @@ from pliant.kernel.btf import Btf
 from pliant.lab import Host
 from pliant.lab.flannel import Flannel, Node, Pod
 from pliant.lab.packets import interface
-from pliant.observe.fastpath import FastpathPins, Mode, Port, read_counts, read_fastpath
+from pliant.observe.fastpath import FastpathPins, Mode, Port, own_programs, read_counts, read_fastpath
 from pliant.observe.network_reader import read_facts
 from pliant.observe.pin_tree import PinTree
 from pliant.plan.fastpath import accelerations, superseded
@@ -41,7 +41,7 @@ class NodeFastpath:
 
     def start(self) -> None:
         """Accelerate all that can be."""
-        found = topology(read_facts(self.host.netns_path))
+        found = topology(read_facts(self.host.netns_path), own=own_programs(self.pins))
         self._become(synthesize(found, {port.index: Mode.TC for port in found.ports}))
 
     def stop(self) -> None:

@@ -249,7 +249,23 @@ def test_the_last_hop_of_a_packet_is_the_kernels(pods: Cluster, eventually: Even
     eventually(lambda: total(pods, "EXPIRING") == before + 1)
 
 
-def test_what_is_translated_is_the_kernels(pods: Cluster) -> None:
+def test_rules_that_change_end_it_at_once(pods: Cluster, eventually: Eventually) -> None:
+    """Until user space has looked at them, even if they say nothing about pods."""
+    connection = pods.tcp(pods.near, pods.other)
+    accelerated(pods, connection, eventually)
+    pods.node.host.run(["nft", "add", "table", "ip", "another"])
+    try:
+        before, changing = total(pods, "FORWARDED"), total(pods, "CHANGING")
+        connection.exchange(1000, 5)
+        assert total(pods, "FORWARDED") == before
+        assert total(pods, "CHANGING") > changing
+        pods.fast[0].start()
+        accelerated(pods, connection, eventually)
+    finally:
+        pods.node.host.run(["nft", "delete", "table", "ip", "another"])
+
+
+def test_what_is_translated_is_the_kernels(pods: Cluster, eventually: Eventually) -> None:
     """A service's address is not a pod's: the connection works, and nothing of it is accelerated."""
     rules = f"""
     table ip services {{
@@ -261,6 +277,8 @@ def test_what_is_translated_is_the_kernels(pods: Cluster) -> None:
     """
     pods.node.host.run(["nft", "-f", "-"], given=rules)
     try:
+        pods.fast[0].start()
+        accelerated(pods, pods.tcp(pods.near, pods.far), eventually)
         connection = pods.tcp(pods.near, pods.far, address="10.96.0.1")
         before = pods.fast[0].counted("veth2")["FORWARDED"]
         connection.exchange(1000, 20)

@@ -56,7 +56,7 @@ def synthesize(
     if not wanted:
         return FastpathTarget()
     exits = frozenset(way.index for way in topology.ports if way.sends)
-    if not any(acceleration.object == ROUTING for acceleration in wanted.values()):
+    if not any(acceleration.object in (ROUTING, PODS) for acceleration in wanted.values()):
         return FastpathTarget(wanted, exits)
     names = {at.index: at.name for at in topology.facts.interfaces}
     return FastpathTarget(wanted, exits, compiled(topology.facts.nftables), names)
@@ -112,6 +112,7 @@ def _between_pods(way: Way) -> tuple[str, Constants] | None:
         "updates_priority": int(found.updates_priority),
         "route_mtu": min(found.route_mtu, NO_MTU),
         "jiffy_us": jiffy_us(),
+        "follows_ruleset": 1,
     }
 
 

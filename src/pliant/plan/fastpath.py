@@ -226,7 +226,7 @@ def _is_wrong(found: FastpathState, target: FastpathTarget, exits: Mapping[int, 
 
     Programs of another build that shares no tables with this one are right until they are replaced.
     """
-    if not found.exits or not target.accelerations:
+    if not found.running or not target.accelerations:
         return False
     changed = any(
         target.accelerations[p].build != b for p, b in found.running.items() if p in target.accelerations

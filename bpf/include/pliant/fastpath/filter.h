@@ -364,7 +364,8 @@ static __always_inline struct evaluation *begin_evaluation(__u32 way_out, const 
 }
 
 /* Go through the rows from those of a family on (0: IPv4, 1: IPv6). */
-static __noinline int evaluate(struct net *net, struct evaluation *now, __u32 family, bool is_filtering)
+static __noinline __attribute__((unused)) int evaluate(struct net *net, struct evaluation *now, __u32 family,
+						       bool is_filtering)
 {
 	__u32 zero = 0, at;
 	struct ruleset_state *state = bpf_map_lookup_elem(&ruleset, &zero);

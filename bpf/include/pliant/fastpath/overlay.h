@@ -17,6 +17,7 @@
 
 #include <pliant/fastpath/established.h>
 #include <pliant/fastpath/fdb.h>
+#include <pliant/fastpath/filter.h>
 #include <pliant/fastpath/transport.h>
 
 #define AF_INET 2
@@ -313,8 +314,17 @@ static __always_inline bool is_passing(enum reason reason)
 	return reason == UNTRACKED || reason == SIGNALLING || reason == NO_STATION || reason == NO_NEIGHBOUR;
 }
 
+/* Whether user space has looked at the rules that are in force: it says so by putting theirs in force here. */
+static __always_inline bool is_known_ruleset(const struct net *net)
+{
+	__u32 zero = 0, kernels = ruleset_generation(net);
+	struct ruleset_state *state = bpf_map_lookup_elem(&ruleset, &zero);
+
+	return state && (!kernels || state->generation == kernels);
+}
+
 /* Ask for all that decides over a flow, and keep the answer, whatever it is. */
-static __noinline int decide(struct __sk_buff *ctx, struct pod_flow *flow, __u32 total, __u32 routes)
+static __noinline int ask(struct __sk_buff *ctx, struct pod_flow *flow, __u32 total, __u32 routes)
 {
 	const struct net *net = skb_device(ctx)->nd_net.net;
 	__u64 now = bpf_jiffies64();
@@ -325,6 +335,8 @@ static __noinline int decide(struct __sk_buff *ctx, struct pod_flow *flow, __u32
 		return NO_ROUTE;
 	if (ours == PAUSED_GENERATION)
 		return PAUSED;
+	if (follows_ruleset && !is_known_ruleset(net))
+		return CHANGING;
 	flow->to_pod = false;
 	reason = from_tunnel ? enter_node(ctx, flow, net) : leave_pod(ctx, flow, net, now);
 	if (reason == FORWARDED && (flow->is_routed ? tracks_routed : tracks_bridged))
@@ -371,7 +383,8 @@ static __always_inline bool rewrite(struct __sk_buff *ctx, const struct way *way
 static __always_inline int overlay(struct __sk_buff *ctx)
 {
 	const struct net *net = skb_device(ctx)->nd_net.net;
-	__u32 now = bpf_jiffies64(), routes = net->ipv4.rt_genid.counter, length = ctx->len, slot, *endings;
+	__u32 now = bpf_jiffies64(), length = ctx->len, slot, *endings;
+	__u32 routes = generation_of(net, net->ipv4.rt_genid.counter);
 	struct parsed packet = {};
 	struct pod_flow *flow;
 	int reason = parse(ctx, &packet);
@@ -393,7 +406,7 @@ static __always_inline int overlay(struct __sk_buff *ctx)
 		flow->key = packet.key;
 		flow->endings = *endings;
 		flow->way.ifindex = 0;
-		reason = decide(ctx, flow, packet.total, routes);
+		reason = ask(ctx, flow, packet.total, routes);
 	} else {
 		reason = flow->left;
 	}

@@ -12,8 +12,12 @@ from typing import NamedTuple
 
 import pytest
 
+from pliant.fastpath.trial import Trial
 from pliant.lab import Lab, PrivateMounts
 from pliant.lab.flannel import BRIDGE, TUNNEL, Flannel, Pod
+from pliant.lab.frames import udp_frame
+from pliant.lab.packets import interface
+from pliant.observe.fastpath import Mode, Port, running_build
 from tests.conftest import Eventually
 from tests.fastpath.cluster import Cluster, Connection, cluster, round_trip
 
@@ -247,6 +251,35 @@ def test_the_last_hop_of_a_packet_is_the_kernels(pods: Cluster, eventually: Even
     before = total(pods, "EXPIRING")
     one.sendto(b"ping", two.getsockname())
     eventually(lambda: total(pods, "EXPIRING") == before + 1)
+
+
+def test_it_can_be_asked_about_a_packet(pods: Cluster, eventually: Eventually) -> None:
+    """Without a trace in what is counted, or in what becomes of others."""
+    one, two = pods.udp(pods.near), pods.udp(pods.other)
+    ports = (one.getsockname()[1], two.getsockname()[1])
+    frame = udp_frame(
+        bytes.fromhex(mac(pods.other).replace(":", "")),
+        bytes.fromhex(mac(pods.near).replace(":", "")),
+        pods.near.address,
+        pods.other.address,
+        ports=ports,
+        checksum=True,
+    )
+    fast = pods.fast[0]
+    port = Port(interface(fast.host, "veth2").number, Mode.TC)
+    with fast.host.inside(), Trial(fast.pins, port, running_build(fast.pins, port) or "") as trial:
+        before = fast.counted("veth2")
+        first = trial.run(frame)
+        assert first is not None
+        assert (first.is_forwarded, first.reason) == (False, "untracked")
+        assert fast.counted("veth2") == before
+
+        def is_forwarded() -> bool:
+            round_trip(one, two)
+            said = trial.run(frame)
+            return said is not None and said.is_forwarded and said.frame == frame
+
+        eventually(is_forwarded)
 
 
 def test_rules_that_change_end_it_at_once(pods: Cluster, eventually: Eventually) -> None:

@@ -58,6 +58,7 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "untracked": "its connection is not established, or the kernel does more for it",
         "signalling": "it begins or ends a TCP connection",
         "strict": "the kernel checks TCP's windows, for which it has to see all of a connection",
+        "no pod": "it is not from a pod to a pod, or the pod's interface has to see it as the kernel delivers it",
         "bad checksum": "its TCP or UDP checksum is wrong",
         "unfinished": "its TCP or UDP checksum is left to hardware that it has not passed",
     }
@@ -271,6 +272,8 @@ class Judge:
 
 def _module_for(way: Way, frame: Frame) -> str:
     """The module that a frame would be for, whether the interface has it or not."""
+    if way.module("overlay") and frame.family == 4:
+        return "overlay"
     if way.module("bridge") or any(reason.module == "bridge" for reason in way.reasons):
         return "bridge"
     return f"route{frame.family}" if frame.family else ""

@@ -19,13 +19,15 @@ from pliant.kernel.errors import KernelError
 from pliant.kernel.maps import Map
 from pliant.kernel.objects import load
 from pliant.kernel.programs import Program
-from pliant.observe.fastpath import FORWARDED, FastpathPins, Port
+from pliant.observe.fastpath import FORWARDED, FastpathPins, Mode, Port
 
 _CONTEXT = struct.Struct("=6I")  # struct xdp_md
 _COUNT = struct.Struct("=QQ")
 _CONSTANTS = ".rodata"
-_REMEMBERED = ("flows", "confirmed", "crossings", "signals")  # how tables begin that programs write to
-_REDIRECT = 4
+_REMEMBERED = ("flows", "confirmed", "crossings", "signals", "pod_flows", "endings")
+"""How tables begin that programs write to."""
+_AT_TC = struct.Struct("=40xI148x")  # struct __sk_buff, of which all but the interface has to be zero
+_REDIRECT, _REDIRECT_AT_TC = 4, 7
 _LEAST_BYTES = 14
 
 
@@ -97,7 +99,9 @@ class Trial:
         if len(frame) < _LEAST_BYTES:
             return None
         before = self._counted()
-        context = _CONTEXT.pack(0, len(frame), 0, self._port.ifindex, 0, 0)
+        at_tc = self._port.mode is Mode.TC
+        index = self._port.ifindex
+        context = _AT_TC.pack(index) if at_tc else _CONTEXT.pack(0, len(frame), 0, index, 0, 0)
         try:
             ran = self._program.test_run(frame, ctx=context)
         except KernelError as error:
@@ -106,7 +110,7 @@ class Trial:
             raise
         changed = [n for n, (was, now) in enumerate(zip(before, self._counted(), strict=True)) if now != was]
         reason = changed[-1] % (len(before) // 2) if changed else None  # the second half is IPv6
-        if ran.retval == _REDIRECT:
+        if ran.retval == (_REDIRECT_AT_TC if at_tc else _REDIRECT):
             return Verdict(True, "", ran.data_out)
         words = counted_reasons().get(reason, str(reason)) if reason not in (None, FORWARDED) else ""
         return Verdict(False, words, ran.data_out)

@@ -239,6 +239,18 @@ def test_overlay_compares_pods_of_a_node_and_of_two() -> None:
 
 
 @root
+@pytest.mark.usefixtures(\"leaves_nothing\")
+def test_gateway_compares_rules_sets_and_rules_without_state() -> None:
+    found = measured(run_bench("gateway", 1, scale=0.02))
+    assert found.keys() == {
+        f"{metric}_{what}"
+        for metric in ("gateway", "gateway_sets", "gateway_stateless")
+        for what in ("kernel_mpps", "pliant_mpps", "drop_mpps", "ratio", "net_ratio")
+    }
+    assert all(value > 0 for value in found.values())
+
+
+@root
 @pytest.mark.usefixtures("leaves_nothing")
 def test_routes_750k_compares_and_weighs_our_tables() -> None:
     found = measured(run_bench("routes_750k", 1, scale=0.004))
@@ -297,6 +309,7 @@ def test_every_benchmark_has_a_test_of_its_own_here() -> None:
         "connect",
         "dctcp",
         "effect",
+        "gateway",
         "latency",
         "lazy",
         "modules",

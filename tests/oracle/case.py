@@ -12,6 +12,8 @@ CASES = Path(__file__).parent / "cases.jsonl"
 """What once differed from the kernel, as small as it could be made; every run begins with them."""
 BRIDGE_CASES = CASES.with_name("bridge_cases.jsonl")
 """The same of bridges."""
+FILTER_CASES = CASES.with_name("filter_cases.jsonl")
+"""The same of routers with rules."""
 
 
 class Frame(NamedTuple):
@@ -22,7 +24,7 @@ class Frame(NamedTuple):
 
 
 class Change(NamedTuple):
-    """A change made between packets: arguments of ip(8), or ``sysctl NAME=VALUE``.
+    """A change made between packets: arguments of ip(8), or ``sysctl NAME=VALUE``, or ``nft COMMAND``.
 
     ``bound_ms`` is how long the fast path may follow the old configuration: 0 where the kernel has a generation for it.
     """

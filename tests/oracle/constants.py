@@ -36,6 +36,14 @@ def variant(case: Case, changes: int) -> Variant:
     return tuple(sorted(constants.items()))
 
 
+def filtering_variant(case: Case, changes: int) -> Variant:
+    """The same where rules of nftables are asked."""
+    asked = dict.fromkeys(
+        ("follows_ruleset", "filters_ipv4", "filters_ipv6", "ports_decide4", "ports_decide6"), 1
+    )
+    return tuple(sorted((dict(variant(case, changes)) | asked).items()))
+
+
 def _of_family(suffix: str, commands: Iterable[str], policy: str) -> dict[str, int]:
     commands = list(commands)
     several = any(_SEVERAL.search(command) for command in commands)

@@ -7,14 +7,18 @@ import contextlib
 import struct
 from collections.abc import Iterable
 
-from pliant.fastpath.objects import shared_tables, shipped_object
+from pliant.agent.actuator.filter_tables import write_rows
+from pliant.fastpath.objects import counted_reasons, shared_tables, shipped_object
+from pliant.fastpath.ruleset_compile import compile_ruleset
 from pliant.kernel.links import Link
 from pliant.kernel.maps import Map
+from pliant.kernel.nftables_rules import read_rules
 from pliant.kernel.objects import load
 from pliant.kernel.programs import Program
+from pliant.observe.fastpath import RulesetState, encoded_name
 from tests.oracle.constants import Variant
 from tests.oracle.kind import Kind
-from tests.oracle.router import FIRST_IFINDEX, PORTS, Router
+from tests.oracle.router import FIRST_IFINDEX, PORTS, Router, port_name
 
 _U32 = struct.Struct("=I")
 _COUNT = struct.Struct("=QQ")
@@ -30,6 +34,7 @@ class FastPath:
         self._programs: dict[tuple[int, Variant], Program] = {}
         self._links: list[Link] = []
         self._runs = first
+        self._half = 0
         programs = [self._program(port, first) for port in range(PORTS)]
         with router.host.inside():
             for port, program in enumerate(programs):
@@ -67,6 +72,20 @@ class FastPath:
             (_U32.pack(slot), bytes(confirmed.value_size)) for slot in range(confirmed.max_entries)
         )
 
+    def follow_rules(self) -> None:
+        """Take nftables' rules as they are now."""
+        compiled = compile_ruleset(read_rules(self._router.host.netns_path))
+        self._half = 1 - self._half
+        rows, members, prefixes = (
+            self._maps[name] for name in ("ruleset_rows", "set_members", "set_prefixes")
+        )
+        write_rows(rows, members, prefixes, compiled, self._half)
+        state = RulesetState(self._half, compiled.generation, compiled.digest)
+        self._maps["ruleset"].put(bytes(4), state.encoded())
+        self._maps["interface_names"].put_many(
+            encoded_name(FIRST_IFINDEX + port, port_name(port)) for port in range(PORTS)
+        )
+
     def counts(self) -> list[int]:
         """Packets by reason, of both IP versions."""
         held = self._maps["counts"]
@@ -75,6 +94,13 @@ class FastPath:
         ]
         middle = len(found) // 2
         return [a + b for a, b in zip(found[:middle], found[middle:], strict=True)]
+
+    def routed(self) -> int:
+        """Packets that the kernel would have counted as forwarded: rules drop them after that."""
+        counts = self.counts()
+        return sum(
+            counts[number] for number, name in counted_reasons().items() if name in ("forwarded", "dropped")
+        )
 
     def close(self) -> None:
         """Unload; the router detaches."""

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from tests.oracle import bridge_constants, constants
 from tests.oracle.case import Case
 from tests.oracle.constants import Variant
+from tests.oracle.filter_router import FilteringRouter
 from tests.oracle.router import Router, port_mac
 from tests.oracle.switch import ADDRESS, Switch
 
@@ -30,6 +31,8 @@ class Kind(NamedTuple):
     learns: bool
     addresses: frozenset[bytes] = frozenset()
     """IPv4 addresses that it has beside those of a case."""
+    rules: bool = False
+    """Whether rules of nftables are part of a case."""
 
 
 ROUTING = Kind(
@@ -39,6 +42,9 @@ ROUTING = Kind(
     constants.variant,
     True,
     False,
+)
+FILTERING = Kind(
+    FilteringRouter, "route_xdp", ROUTING.own, constants.filtering_variant, routes=True, rules=True
 )
 BRIDGING = Kind(
     Switch,

@@ -8,6 +8,8 @@ thoroughly from then on: what a case without them finds must not depend on the c
 from __future__ import annotations
 
 from tests.oracle.case import Case
+from tests.oracle.filter_router import NFT
+from tests.oracle.kind import ROUTING, Kind
 from tests.oracle.router import PORTS
 from tests.oracle.twins import Outcome, Twins
 
@@ -15,7 +17,8 @@ from tests.oracle.twins import Outcome, Twins
 class Pair:
     """Both, made when they are first needed; ``packets`` counts what was sent."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: Kind = ROUTING) -> None:
+        self._kind = kind
         self._twins: dict[bool, Twins] = {}
         self.packets = 0
         self.cases = 0
@@ -23,10 +26,10 @@ class Pair:
     def try_case(self, case: Case) -> Outcome:
         """Send a case's packets through the twins it needs."""
         commands = [*case.commands, *(change.command for change in case.changes)]
-        is_custom = any(" rule " in c or " local " in c for c in commands)
+        is_custom = any((" rule " in c or " local " in c) and not c.startswith(NFT) for c in commands)
         if is_custom not in self._twins:
             exits = range(PORTS - 1 if is_custom else PORTS)  # one that takes no accelerated packets
-            self._twins[is_custom] = Twins("oracle-rules" if is_custom else "oracle", exits)
+            self._twins[is_custom] = Twins("oracle-rules" if is_custom else "oracle", exits, self._kind)
         outcome = self._twins[is_custom].try_case(case)
         self.packets += outcome.packets
         self.cases += 1

@@ -32,8 +32,9 @@ FEWEST_FRAMES, MOST_FRAMES = 26, 32
 OTHERS = frozenset(
     {"UNTRACKED", "SIGNALLING", "STRICT", "BAD_CHECKSUM", "UNFINISHED", "PAUSED"}
     | {"NOT_UNICAST", "NOT_CARRIED", "NOT_BRIDGED", "NO_STATION", "PORT_CLOSED"}
+    | {"REFUSED", "UNDECIDED", "CHANGING", "DROPPED"}
 )
-"""Reasons that a router without connections and bridges does not meet."""
+"""Reasons that a router without connections, bridges and rules does not meet."""
 HEADER = Path(__file__).parents[2] / "bpf/include/pliant/fastpath/port.h"
 
 

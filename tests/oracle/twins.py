@@ -20,6 +20,7 @@ from tests.oracle.case import Case, Change
 from tests.oracle.counted import Counted, uneven_counts
 from tests.oracle.fast_router import FastPath
 from tests.oracle.fence import Fence
+from tests.oracle.filter_router import NFT
 from tests.oracle.kind import ROUTING, Kind
 from tests.oracle.router import PORTS
 from tests.oracle.verdict import Frames, differences, is_question, steadied
@@ -89,6 +90,8 @@ class _Trial:
         refused = [router.configure(case) for router in self._both]
         if refused[0] != refused[1]:
             self._differences.append(f"they refuse different commands: {refused}")
+        if self._twins.kind.rules:
+            fastpath.follow_rules()
         before = self._counted()
         self._out = (Counter(), Counter())
         self._round("at first")
@@ -104,6 +107,9 @@ class _Trial:
         if refused[0] != refused[1]:
             self._differences.append(f"they refuse different commands: {refused}")
         self._twins.fastpath.become(self._twins.kind.variant(self._case, number))
+        if change.command.startswith(NFT):  # the programs notice by themselves, before they are told
+            self._round(f"at once after {change.command!r}")
+            self._twins.fastpath.follow_rules()
         if change.bound_ms:
             changed = time.monotonic()
             self._round(f"at once after {change.command!r}", also=last)
@@ -165,6 +171,6 @@ class _Trial:
         while True:
             counted = [Counted.by(router) for router in self._both]
             if not select.select(self._sockets, [], [], 0)[0]:
-                fast_path = self._twins.fastpath.counts()[0] if self._twins.kind.routes else 0
+                fast_path = self._twins.fastpath.routed() if self._twins.kind.routes else 0
                 return [counted[0], counted[1]._replace(forwarded=fast_path)]
             self._come_out()

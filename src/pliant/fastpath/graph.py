@@ -136,7 +136,7 @@ def _way_in(
     accelerated: Mapping[int, tuple[str, ...]],
 ) -> None:
     modules = accelerated[at.index]
-    here = _entrance(drawing, at)
+    here = _entrance(drawing, facts, at)
     for chain in facts.ruleset.chains:
         if chain.hook == "ingress" and chain.is_at(at.name) and has_effect(facts, chain):
             node = drawing.add(_chain_node(facts, chain))
@@ -152,10 +152,10 @@ def _way_in(
         drawing.join(here, drawing.add(Node(_HOST, "host", "this host")))
 
 
-def _entrance(drawing: _Drawing, at: Interface) -> str:
-    """A bridge is entered from its ports."""
-    kind = "bridge" if at.kind == "bridge" else "in"
-    label = f"bridge {at.name}" if kind == "bridge" else at.name
+def _entrance(drawing: _Drawing, facts: Facts, at: Interface) -> str:
+    """A bridge, and whatever else is the master of others, is entered from its ports."""
+    kind = "bridge" if at.kind == "bridge" or any(i.master == at.index for i in facts.interfaces) else "in"
+    label = f"bridge {at.name}" if at.kind == "bridge" else at.name
     return drawing.add(Node(f"{kind}:{at.name}", kind, label, tuple(_details(at))))
 
 
@@ -165,7 +165,7 @@ def _to_master(drawing: _Drawing, facts: Facts, at: Interface, here: str, module
         gone = Node(f"bridge:{at.master}", "bridge", f"interface {at.master}")  # behind the hooks of its port
         drawing.join(here, drawing.add(gone))
         return
-    entrance = _entrance(drawing, master)
+    entrance = _entrance(drawing, facts, master)
     drawing.join(here, entrance, modules)
     for other in facts.interfaces:
         if other.master == at.master and other.port and other.port.state == "forwarding":

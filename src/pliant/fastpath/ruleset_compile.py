@@ -112,7 +112,7 @@ class _FamilyWriter:
             self._draft.write(Row(Kind.ACCEPT))
         else:
             self._draft.leave(
-                Left(chain.family, chain.table, chain.name, None, "drops by its policy"), refused=True
+                Left(chain.family, chain.table, chain.name, None, "drops by its policy"), place.drops
             )
         self._draft.write_outlined()
 

@@ -10,7 +10,6 @@ from pliant.fastpath.ruleset_rows import (
     KEY_WORDS,
     MEMBERS_MAX,
     PREFIXES_MAX,
-    REFUSED,
     ROWS_MAX,
     UNDECIDED,
     WINDOW_WORDS,
@@ -66,18 +65,18 @@ class Draft:
         """Go on elsewhere."""
         self.write(Row(Kind.GOTO), target=label)
 
-    def leave(self, left: Left, *, refused: bool = False) -> None:
+    def leave(self, left: Left, how: int = UNDECIDED) -> None:
         """Packets that come here are the kernel's."""
-        self._lines.append(self._leaving(left, refused=refused))
+        self._lines.append(self._leaving(left, how))
 
-    def _leaving(self, left: Left, *, refused: bool = False) -> _Line:
+    def _leaving(self, left: Left, how: int) -> _Line:
         why = self._left.setdefault(left, len(self._left))
-        return _Line(Row(Kind.LEAVE, target=REFUSED if refused else UNDECIDED, why=why), None, None)
+        return _Line(Row(Kind.LEAVE, target=how, why=why), None, None)
 
-    def left_elsewhere(self, left: Left, *, refused: bool = False) -> Label:
+    def left_elsewhere(self, left: Left, how: int = UNDECIDED) -> Label:
         """A row that leaves packets to the kernel, out of the way."""
         label = Label()
-        self._outlined.append((label, (self._leaving(left, refused=refused),)))
+        self._outlined.append((label, (self._leaving(left, how),)))
         return label
 
     def gone_elsewhere(self, row: Row, target: Label | None, following: Label) -> Label:

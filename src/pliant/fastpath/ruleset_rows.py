@@ -64,8 +64,9 @@ class Begins(IntFlag):
     TRACKED = 2
 
 
-UNDECIDED, REFUSED = 0, 1
-"""Targets of rows that leave a packet to the kernel: a rule is not understood, or nftables drops it."""
+UNDECIDED, DROPPED, REFUSED = 0, 1, 2
+"""Targets of rows that leave a packet to the kernel (``enum leave``): it comes to a rule that is not understood, or
+nftables drops it, and the fast path may or may not do so in its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +200,7 @@ def decide(rows: Rows, family: int, view: bytes) -> Decision:
             case Kind.DONE:
                 return Decision("accept", guarded=bool(row.target))
             case _:
-                return Decision("refuse" if row.target == REFUSED else "leave", rows.left[row.why])
+                return Decision("leave" if row.target == UNDECIDED else "refuse", rows.left[row.why])
     return Decision("leave")
 
 

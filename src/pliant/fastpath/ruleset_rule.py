@@ -211,7 +211,7 @@ class RuleWriter:
     def _stub(self, verdict: Verdict) -> Label:
         """Where it goes on for a verdict that a map gives."""
         if verdict.code == "drop":
-            return self._draft.left_elsewhere(self._left("drops"), refused=True)
+            return self._draft.left_elsewhere(self._left("drops"), self._place.drops)
         row, target = self._row_of(verdict)
         if row is None:
             return self._draft.left_elsewhere(self._left(f"ends in {verdict.code}"))
@@ -219,7 +219,7 @@ class RuleWriter:
 
     def _verdict(self, verdict: Verdict) -> None:
         if verdict.code == "drop":
-            self._draft.leave(self._left("drops"), refused=True)
+            self._draft.leave(self._left("drops"), self._place.drops)
             return
         row, target = self._row_of(verdict)
         if row is None:

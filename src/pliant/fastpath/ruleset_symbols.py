@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pliant.fastpath.ruleset_rows import View
+from pliant.fastpath.ruleset_rows import DROPPED, REFUSED, View
 
 TCP, UDP = socket.IPPROTO_TCP, socket.IPPROTO_UDP
 _ETHERTYPE = {4: 0x0800, 6: 0x86DD}
@@ -64,6 +64,11 @@ class Place:
     hook: str
     has_connection: bool
     has_addresses: bool
+
+    @property
+    def drops(self) -> int:
+        """How packets are left that rules drop: before they are routed the kernel does not count them as forwarded."""
+        return REFUSED if self.hook == "prerouting" else DROPPED
 
 
 def constant(value: bytes) -> Bytes:

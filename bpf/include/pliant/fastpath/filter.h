@@ -55,7 +55,7 @@ enum view {
 };
 
 enum row_kind {
-	ROW_LEAVE,  /* to the kernel; target: whether it is dropped there */
+	ROW_LEAVE,  /* to the kernel; target: enum leave */
 	ROW_EQUAL,  /* four words from `at` on, masked, are `value` */
 	ROW_RANGE,  /* four words from `at` on, masked, as one big-endian number, are from value to last */
 	ROW_MEMBER, /* the words listed in `words`, as many as `at`, are in the set `target` */
@@ -67,6 +67,12 @@ enum row_kind {
 	ROW_ACCEPT, /* by this base chain */
 	ROW_DONE,   /* accepted by all; target: enum guard */
 	ROW_BEGIN,  /* target: the first row; otherwise: enum begins */
+};
+
+enum leave {
+	LEAVE_UNDECIDED,
+	LEAVE_DROPPED, /* the packet may be dropped here */
+	LEAVE_REFUSED, /* it is the kernel's to drop, since it would not have counted it as forwarded */
 };
 
 enum row_flag { ROW_INVERTED = 1 };
@@ -190,16 +196,34 @@ static __always_inline __u32 generation_of(const struct net *net, __u32 routes)
 }
 
 /* As long as the way would hold, all of the flow is left to the kernel, and this is why. */
-static __always_inline enum reason leave(struct way *way, enum reason reason, __u32 routes, __u32 ours, __u32 now)
+static __always_inline enum reason leave(struct way *way, enum reason reason, __u16 route_mtu, __u32 routes, __u32 ours,
+					 __u32 now)
 {
 	if (ours == PAUSED_GENERATION)
 		return PAUSED;
+	if (way->mtu > route_mtu)
+		way->mtu = route_mtu;
 	way->left = reason;
 	way->routes = routes;
 	way->generation = ours;
 	way->born = now;
 	way->ifindex = own_ifindex;
-	return reason;
+	return reason == DROPPED ? REFUSED : reason;
+}
+
+/*
+ * What becomes of a packet whose flow is left to the kernel. What its rules drop is dropped here, for the kernel does
+ * nothing else with it: rules that count or log are not taken for such. It answers what is too big before it asks them,
+ * and sees one packet each time that the flow is looked at anew; and connections live on by what they drop, too. The
+ * counters of the IP version begin at `first`.
+ */
+static __always_inline int count_left(const struct way *way, __u32 total, bool is_tracked, __u32 first, __u32 length)
+{
+	if (way->left != DROPPED)
+		return count(first + way->left, length, XDP_PASS);
+	if (is_tracked || total > way->mtu)
+		return count(first + REFUSED, length, XDP_PASS);
+	return count(first + DROPPED, length, XDP_DROP);
 }
 
 /* Whether what was decided of the flow is not for this packet of it, of whose segment there are so many bytes. */
@@ -329,7 +353,9 @@ static long do_row(__u64 index, void *context)
 		now->guards = row->target;
 		return decide(now, FORWARDED);
 	case ROW_LEAVE:
-		return decide(now, row->target ? REFUSED : UNDECIDED);
+		return decide(now, row->target == LEAVE_DROPPED	  ? DROPPED
+				   : row->target == LEAVE_REFUSED ? REFUSED
+								  : UNDECIDED);
 	}
 	return 1;
 }

@@ -50,6 +50,7 @@ enum reason {
 	UNDECIDED,     /* comes to a rule of nftables that is not understood, or that has to see it */
 	CHANGING,      /* nftables' rules have changed, and have not been looked at yet */
 	NO_POD,	       /* from or to what is no pod, or no plain veth pair into another network namespace */
+	DROPPED,       /* for nftables, and here: the kernel does not see it */
 	REASONS,
 };
 

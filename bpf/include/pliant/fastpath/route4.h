@@ -285,7 +285,7 @@ static __noinline int find_way4(struct xdp_md *ctx, struct flow4 *flow, __u32 ro
 		if (reason == CHANGING)
 			return reason;
 		if (reason != FORWARDED)
-			return leave(&flow->way, reason, routes, ours, now);
+			return leave(&flow->way, reason, route_mtu4, routes, ours, now);
 	}
 	return begin(&flow->way, route_mtu4, routes, ours, now, connection.may_show);
 }
@@ -394,7 +394,7 @@ static __always_inline int route4(struct xdp_md *ctx, struct ethernet *eth, void
 			return count(reason, length, XDP_PASS);
 	}
 	if (flow->way.left)
-		return count(flow->way.left, length, XDP_PASS);
+		return count_left(&flow->way, total, tracks4, 0, length);
 	if (is_guarded(&flow->way, wanted.protocol, transport, total - sizeof(*ip), end))
 		return count(SIGNALLING, length, XDP_PASS);
 	if (total > flow->way.mtu)

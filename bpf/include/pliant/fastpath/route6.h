@@ -256,7 +256,7 @@ static __noinline int find_way6(struct xdp_md *ctx, struct flow6 *flow, __u32 ro
 		if (reason == CHANGING)
 			return reason;
 		if (reason != FORWARDED)
-			return leave(&flow->way, reason, routes, ours, now);
+			return leave(&flow->way, reason, route_mtu6, routes, ours, now);
 	}
 	return begin(&flow->way, route_mtu6, routes, ours, now, connection.may_show);
 }
@@ -357,7 +357,7 @@ static __always_inline int route6(struct xdp_md *ctx, struct ethernet *eth, void
 			return count6(reason, length, XDP_PASS);
 	}
 	if (flow->way.left)
-		return count6(flow->way.left, length, XDP_PASS);
+		return count_left(&flow->way, total, tracks6, REASONS, length);
 	if (is_guarded(&flow->way, wanted.protocol, transport, total - sizeof(*ip), end))
 		return count6(SIGNALLING, length, XDP_PASS);
 	if (total > flow->way.mtu)

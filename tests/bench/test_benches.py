@@ -239,7 +239,7 @@ def test_overlay_compares_pods_of_a_node_and_of_two() -> None:
 
 
 @root
-@pytest.mark.usefixtures(\"leaves_nothing\")
+@pytest.mark.usefixtures("leaves_nothing")
 def test_gateway_compares_rules_sets_and_rules_without_state() -> None:
     found = measured(run_bench("gateway", 1, scale=0.02))
     assert found.keys() == {

@@ -44,7 +44,13 @@ ROUTING = Kind(
     False,
 )
 FILTERING = Kind(
-    FilteringRouter, "route_xdp", ROUTING.own, constants.filtering_variant, routes=True, rules=True
+    FilteringRouter,
+    "route_xdp",
+    ROUTING.own,
+    constants.filtering_variant,
+    routes=True,
+    learns=False,
+    rules=True,
 )
 BRIDGING = Kind(
     Switch,

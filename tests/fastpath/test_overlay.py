@@ -12,12 +12,18 @@ from typing import NamedTuple
 
 import pytest
 
+from pliant.cli.explain_packets import explain_fields, read_fields
+from pliant.fastpath.capture import Capture
+from pliant.fastpath.packet_explanation import Judge
+from pliant.fastpath.topology import topology
 from pliant.fastpath.trial import Trial
+from pliant.kernel.nftables_rules import read_rules
 from pliant.lab import Lab, PrivateMounts
 from pliant.lab.flannel import BRIDGE, TUNNEL, Flannel, Pod
 from pliant.lab.frames import udp_frame
 from pliant.lab.packets import interface
-from pliant.observe.fastpath import Mode, Port, running_build
+from pliant.observe.fastpath import Mode, Port, own_programs, running_build
+from pliant.observe.network_reader import read_facts
 from tests.conftest import Eventually
 from tests.fastpath.cluster import Cluster, Connection, cluster, round_trip
 
@@ -334,3 +340,24 @@ def test_pods_come_and_go(pods: Cluster, eventually: Eventually) -> None:
     pods.fast[1].start()
     accelerated(pods, connection, eventually)
     connection.exchange(BULK)
+
+
+def test_explaining_and_capturing_say_what_is_done(pods: Cluster, eventually: Eventually) -> None:
+    connection = pods.tcp(pods.near, pods.other)
+    accelerated(pods, connection, eventually)
+    ends = connection.client.getsockname(), connection.server.getsockname()
+    pins, name = pods.fast[0].pins, pods.near.interface
+    source, to = (interface(pod.host, "eth0").address.hex(":") for pod in (pods.near, pods.other))
+    fields = f"in={name} src={ends[0][0]} sport={ends[0][1]} dst={ends[1][0]} dport={ends[1][1]}"
+    fields += f" smac={source} dmac={to}"
+    with pods.node.host.inside():
+        found = topology(read_facts(), own=own_programs(pins))
+        with Judge(pins, found, read_rules()) as judge:
+            told = explain_fields(judge, read_fields(fields))
+            assert (told.path, told.module, told.out) == ("fast", "overlay", pods.other.interface)
+            told = explain_fields(judge, read_fields(f"{fields} flags=syn"))
+            assert (told.path, told.reason) == ("kernel", "signalling")
+        with Capture(pins, [name]) as capture:
+            connection.exchange()
+            seen = next(one for batch in capture.packets(10) for one in batch if one.is_accelerated)
+            assert seen.packet.interface == name

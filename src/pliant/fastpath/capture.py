@@ -58,27 +58,27 @@ class Tally(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """A packet that came in. One that was ``out`` is as it leaves by that interface; for others ``reason`` is why."""
+    """A packet that came in.
+
+    An accelerated one is as it leaves by ``out``, or as it came where that is empty (at tc); for others ``reason`` is
+    why they are not, where that is known.
+    """
 
     packet: Stored
+    is_accelerated: bool
     out: str = ""
     reason: str = ""
 
     @property
-    def is_accelerated(self) -> bool:
-        """Whether the fast path has sent it on."""
-        return bool(self.out)
-
-    @property
     def verdict(self) -> int:
-        """What the XDP program has returned."""
-        return _REDIRECT if self.out else _PASS
+        """What an XDP program returns for it."""
+        return _REDIRECT if self.is_accelerated else _PASS
 
     @property
     def sentence(self) -> str:
         """What became of it."""
-        if self.out:
-            return f"> {self.out}"
+        if self.is_accelerated:
+            return f"> {self.out}" if self.out else "accelerated"
         return f"kernel ({self.reason})" if self.reason else "kernel"
 
     def line(self) -> str:
@@ -101,12 +101,16 @@ class _Interface:
             self._trial = Trial(pins, port, build)
         self.socket = _listen(name, filter)
 
-    def reason(self, data: bytes) -> str:
-        """Why the fast path leaves a packet to the kernel, where it can be told."""
+    def judged(self, stored: Stored, data: bytes) -> Captured:
+        """A packet that the socket has: one that XDP has left to the kernel, or any where the fast path is at tc."""
         verdict = self._trial.run(data) if self._trial else None
         if verdict is None:
-            return ""
-        return "confirming" if verdict.is_forwarded else verdict.reason
+            return Captured(stored, is_accelerated=False)
+        if not verdict.is_forwarded:
+            return Captured(stored, is_accelerated=False, reason=verdict.reason)
+        if self.port.mode is Mode.TC:
+            return Captured(stored, is_accelerated=True)
+        return Captured(stored, is_accelerated=False, reason="confirming")
 
     def close(self) -> None:
         self.socket.close()
@@ -253,7 +257,8 @@ class Capture:
         at, came_in, out, length, kept = _HEAD.unpack_from(record)
         name = self._names.get(came_in, str(came_in))
         data = record[_HEAD.size : _HEAD.size + kept]
-        return Captured(Stored(at + self._epoch_ns, name, length, data), out=self._names.get(out, str(out)))
+        stored = Stored(at + self._epoch_ns, name, length, data)
+        return Captured(stored, is_accelerated=True, out=self._names.get(out, str(out)))
 
     def _left_to_kernel(self, most: int = 256) -> Iterator[Captured]:
         for interface in self._interfaces.values():
@@ -263,7 +268,7 @@ class Capture:
                     stamp = next((value for _, kind, value in ancillary if kind == _SO_TIMESTAMPNS), None)
                     seconds, rest = _TIME.unpack(stamp) if stamp else divmod(time.time_ns(), 10**9)
                     stored = Stored(seconds * 10**9 + rest, interface.name, len(data), data[: self._snapshot])
-                    yield Captured(stored, reason=interface.reason(data))
+                    yield interface.judged(stored, data)
 
     def tally(self) -> Tally:
         """What accelerated packets have been seen so far."""

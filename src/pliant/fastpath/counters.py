@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from pliant.fastpath.objects import counted_reasons
-from pliant.fastpath.synthesis import BRIDGING
 from pliant.kernel.errors import KernelError
 from pliant.kernel.programs import Program
 from pliant.observe.fastpath import FORWARDED, Counted, FastpathPins, FastpathState, Port, read_family_counts
@@ -17,6 +16,7 @@ from pliant.observe.fastpath import FORWARDED, Counted, FastpathPins, FastpathSt
 ACCELERATED, LEFT = "accelerated", "kernel"
 """Verdicts: sent on by the fast path, and left to the kernel."""
 NO_MODULE = "none"
+_MODULES = {"bridge_xdp": "bridge", "overlay_tc": "overlay"}  # of programs that are one module
 _BEFORE_MODULES = frozenset({"not ours", "not ip"})  # a router's program says so before it comes to one
 
 
@@ -39,10 +39,9 @@ def read_counters(pins: FastpathPins, found: FastpathState) -> dict[Key, Counted
         name = found.names.get(port.ifindex)
         if name is None:  # it is gone
             continue
-        bridges = _bridges(pins, port)
-        rest, of_ipv6 = read_family_counts(pins, port)
-        for module, counted in (("bridge" if bridges else "route4", rest), ("route6", of_ipv6)):
-            for key, one in _keyed(name, module, counted):
+        program = _program(pins, port)
+        for family, counted in zip((4, 6), read_family_counts(pins, port), strict=True):
+            for key, one in _keyed(name, module_of(program, family), counted):
                 totals[key] = totals[key].plus(one)
     return dict(totals)
 
@@ -53,13 +52,18 @@ def _keyed(interface: str, module: str, counted: Sequence[Counted]) -> Iterator[
         if not one.packets:
             continue
         reason = "" if number == FORWARDED else names.get(number, str(number))
-        outside = module != "bridge" and reason in _BEFORE_MODULES
+        outside = module.startswith("route") and reason in _BEFORE_MODULES
         verdict = LEFT if reason else ACCELERATED
         yield Key(interface, NO_MODULE if outside else module, verdict, reason), one
 
 
-def _bridges(pins: FastpathPins, port: Port) -> bool:
+def module_of(program: str, family: int | None) -> str:
+    """The module that a program sends packets of an IP version on by."""
+    return _MODULES.get(program) or (f"route{family}" if family else NO_MODULE)
+
+
+def _program(pins: FastpathPins, port: Port) -> str:
     for build in pins.builds(port):
         with contextlib.suppress(KernelError), Program.pinned(pins.program(port, build)) as program:
-            return program.name == BRIDGING
-    return False
+            return program.name
+    return ""

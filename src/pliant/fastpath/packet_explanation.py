@@ -15,6 +15,7 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 from pliant.errors import PliantError
+from pliant.fastpath.counters import module_of
 from pliant.fastpath.frame import IPV4_BYTES, IPV6_BYTES, Frame, line_of, read_frame
 from pliant.fastpath.reasons import Reason
 from pliant.fastpath.ruleset_walk import ESTABLISHED, INVALID, NEW, RELATED, UNTRACKED, Packet, Walk, walk
@@ -24,6 +25,7 @@ from pliant.fastpath.trial import Trial, Verdict
 from pliant.kernel.errors import KernelError
 from pliant.kernel.nftables_rules import Rules
 from pliant.kernel.route_query import Answer, Question, find_route
+from pliant.kernel.rtnetlink import Rtnetlink
 from pliant.observe.fastpath import FastpathPins, Port, running_build
 
 CT_STATES: Mapping[str, int] = MappingProxyType(
@@ -60,7 +62,15 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "strict": "the kernel checks TCP's windows, for which it has to see all of a connection",
         "no pod": "it is not from a pod to a pod, or the pod's interface has to see it as the kernel delivers it",
         "bad checksum": "its TCP or UDP checksum is wrong",
-        "unfinished": "its TCP or UDP checksum is left to hardware that it has not passed",
+        "unfinished": "its VLAN tag or checksum is left to hardware that it has not passed",
+        "not unicast": "it is a frame to a group",
+        "not carried": "it is a frame that the bridge may answer or change (ARP, neighbour discovery, VLAN, 802.2)",
+        "not bridged": "it is for the bridge itself, or the bridge does more with it",
+        "no station": "its source is to be learnt here, or nobody knows where its destination is",
+        "port closed": "one of both ports of the bridge does not forward, or not to the other",
+        "refused": "nftables drops it: the kernel does that, and counts it",
+        "undecided": "it comes to a rule of nftables that is not understood, or that has to see it",
+        "changing": "nftables' rules have changed, and have not been looked at yet",
     }
 )
 """What the reasons that programs count mean; those that are not here are told by their name."""
@@ -154,10 +164,10 @@ class Judge:
         """What becomes of a frame that comes in by an interface."""
         way, frame = self._way(name), read_frame(data)
         verdict, notes = self._verdict(way, data)
-        route = None if way.module("bridge") or self._is_port(way) else self._route(way, frame, mark)
-        out = self._out(verdict, route)
+        route = None if self._is_port(way) else self._route(way, frame, mark)
+        out = self._out(way, frame, verdict, route)
         filter_ = self._filter(way, frame, out, mark, ct_state) if route and route.kind == "unicast" else None
-        module = _module_for(way, frame)
+        module = self._module(way, frame)
         shared: dict[str, Any] = {
             "line": line_of(frame),
             "interface": name,
@@ -234,9 +244,11 @@ class Judge:
             return find_route(asked)
         return None
 
-    def _out(self, verdict: Verdict | None, route: Answer | None) -> str:
-        """The interface it leaves by: the program's answer has its address as the source."""
+    def _out(self, way: Way, frame: Frame, verdict: Verdict | None, route: Answer | None) -> str:
+        """The interface it leaves by: a routed packet has its address as the source then."""
         facts = self._topology.facts
+        if self._is_port(way):
+            return self._station(way, frame)
         chosen = facts.interface(route.interface) if route and route.kind == "unicast" else None
         if verdict is None or not verdict.is_forwarded:
             return chosen.name if chosen else ""
@@ -245,6 +257,28 @@ class Judge:
         if chosen and (chosen.name in by_mac or not by_mac):
             return chosen.name
         return by_mac[0] if len(by_mac) == 1 else ""
+
+    def _station(self, way: Way, frame: Frame) -> str:
+        """The port of the bridge that a station is behind."""
+        facts = self._topology.facts
+        at = facts.interface(way.index)
+        with contextlib.suppress(KernelError), Rtnetlink() as netlink:
+            for entry in netlink.fdb():
+                if at and entry.bridge == at.master and entry.mac == frame.to.hex(":"):
+                    port = facts.interface(entry.port)
+                    return port.name if port and port.index != at.master else ""
+        return ""
+
+    def _module(self, way: Way, frame: Frame) -> str:
+        """The module that a frame is for, whether the interface has it or not."""
+        trial = self._trials.get(way.index)
+        if isinstance(trial, Trial):
+            return module_of(trial.object, frame.family)
+        if way.module("overlay") and frame.family == 4:
+            return "overlay"
+        if way.module("bridge") or any(reason.module == "bridge" for reason in way.reasons):
+            return "bridge"
+        return f"route{frame.family}" if frame.family else ""
 
     def _filter(self, way: Way, frame: Frame, out: str, mark: int, ct_state: int | None) -> Walk | None:
         """What the forward hook says; None where nothing is there."""
@@ -268,15 +302,6 @@ class Judge:
             ct_state,
         )
         return walk(self._rules, "forward", asked)
-
-
-def _module_for(way: Way, frame: Frame) -> str:
-    """The module that a frame would be for, whether the interface has it or not."""
-    if way.module("overlay") and frame.family == 4:
-        return "overlay"
-    if way.module("bridge") or any(reason.module == "bridge" for reason in way.reasons):
-        return "bridge"
-    return f"route{frame.family}" if frame.family else ""
 
 
 def _of_verdict(verdict: Verdict) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from pliant.fastpath.objects import OWN_TABLE, counted_reasons, shared_tables, shipped_object
+from pliant.fastpath.objects import OWN_TABLE, counted_reasons, shipped_object, tables_of
 from pliant.kernel.elf import Elf
 from pliant.kernel.errors import KernelError
 from pliant.kernel.maps import Map
@@ -21,13 +21,15 @@ from pliant.kernel.objects import load
 from pliant.kernel.programs import Program
 from pliant.observe.fastpath import FORWARDED, FastpathPins, Mode, Port
 
-_CONTEXT = struct.Struct("=6I")  # struct xdp_md
+_XDP_CONTEXT = struct.Struct("=6I")  # struct xdp_md
+# struct __sk_buff, of which all but ingress_ifindex and ifindex have to be zero
+_SKB_CONTEXT = struct.Struct("=36xII148x")
 _COUNT = struct.Struct("=QQ")
 _CONSTANTS = ".rodata"
-_REMEMBERED = ("flows", "confirmed", "crossings", "signals", "pod_flows", "endings")
-"""How tables begin that programs write to."""
-_AT_TC = struct.Struct("=40xI148x")  # struct __sk_buff, of which all but the interface has to be zero
-_REDIRECT, _REDIRECT_AT_TC = 4, 7
+# What programs write to, so that asking leaves no trace.
+_WRITTEN = frozenset(
+    {"flows4", "flows6", "pod_flows", "confirmed", "crossings", "signals", "endings", "evaluations"}
+)
 _LEAST_BYTES = 14
 
 
@@ -45,26 +47,25 @@ class Verdict:
 
 
 class Trial:
-    """A copy of the program that an interface runs; in the calling thread's network namespace.
+    """A copy of the program that an interface runs, in the calling thread's network namespace; ``object`` is its name.
 
     Raises :class:`KernelError` where the program is another build's, whose object is not here.
     """
 
     def __init__(self, pins: FastpathPins, port: Port, build: str) -> None:
         self._port = port
+        self.object = ""
         with Program.pinned(pins.program(port, build)) as program:
-            name = program.name
+            name = self.object = program.name
             constants = _constants_of(program, name)
             tag = program.tag
         reused = {
             table: Map.pinned(pins.table(table))
-            for table in shared_tables()
-            if pins.table(table).exists() and not table.startswith(_REMEMBERED)
+            for table in tables_of(name)
+            if pins.table(table).exists() and table not in _WRITTEN
         }
         try:
-            self._loaded = load(
-                shipped_object(name), feature=name, rodata=constants, reuse=_used(name, reused)
-            )
+            self._loaded = load(shipped_object(name), feature=name, rodata=constants, reuse=reused)
         finally:
             for table in reused.values():
                 table.close()
@@ -99,9 +100,11 @@ class Trial:
         if len(frame) < _LEAST_BYTES:
             return None
         before = self._counted()
-        at_tc = self._port.mode is Mode.TC
-        index = self._port.ifindex
-        context = _AT_TC.pack(index) if at_tc else _CONTEXT.pack(0, len(frame), 0, index, 0, 0)
+        at = self._port.ifindex
+        if self._port.mode is Mode.TC:
+            context = _SKB_CONTEXT.pack(at, at)
+        else:
+            context = _XDP_CONTEXT.pack(0, len(frame), 0, at, 0, 0)
         try:
             ran = self._program.test_run(frame, ctx=context)
         except KernelError as error:
@@ -110,23 +113,15 @@ class Trial:
             raise
         changed = [n for n, (was, now) in enumerate(zip(before, self._counted(), strict=True)) if now != was]
         reason = changed[-1] % (len(before) // 2) if changed else None  # the second half is IPv6
-        if ran.retval == (_REDIRECT_AT_TC if at_tc else _REDIRECT):
+        if reason == FORWARDED:
             return Verdict(True, "", ran.data_out)
-        words = counted_reasons().get(reason, str(reason)) if reason not in (None, FORWARDED) else ""
-        return Verdict(False, words, ran.data_out)
+        return Verdict(False, counted_reasons().get(reason, "") if reason is not None else "", ran.data_out)
 
     def _counted(self) -> list[int]:
         held = self._counts
         return [
             sum(_COUNT.unpack_from(one)[0] for one in held.percpu(value)) for _, value in sorted(held.items())
         ]
-
-
-def _used(name: str, tables: dict[str, Map]) -> dict[str, Map]:
-    from pliant.kernel.btf import Btf
-
-    declared = Btf.from_elf(shipped_object(name)).map_layouts()
-    return {table: held for table, held in tables.items() if table in declared}
 
 
 def _constants_of(program: Program, name: str) -> dict[str, int | bytes]:

@@ -316,6 +316,7 @@ def test_every_benchmark_has_a_test_of_its_own_here() -> None:
         "nat",
         "off",
         "overhead",
+        "overlay",
         "reaction",
         "router",
         "routes_750k",

@@ -54,6 +54,18 @@ class Stored:
 
 def read_packets(file: BinaryIO, name: str) -> Iterator[Stored]:
     """The packets of a file of either format; raises :class:`PliantError` where it is neither, or damaged."""
+    packets = _packets(file, name)
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except struct.error as error:
+            raise PliantError(f"{name} is damaged: {error}") from error
+        yield packet
+
+
+def _packets(file: BinaryIO, name: str) -> Iterator[Stored]:
     start = file.read(4)
     for order in ("<", ">"):
         magic = struct.unpack(order + "I", start)[0] if len(start) == 4 else 0
@@ -65,7 +77,7 @@ def read_packets(file: BinaryIO, name: str) -> Iterator[Stored]:
 
 
 def _take(file: BinaryIO, size: int, name: str) -> bytes:
-    if size > _MOST:
+    if not 0 <= size <= _MOST:
         raise PliantError(f"{name} is damaged: it says that it has a block of {size} bytes")
     data = file.read(size)
     if len(data) != size:

@@ -148,6 +148,28 @@ def test_the_rule_that_decides_is_named_and_what_keeps_from_acceleration(routed:
         routed.pliant("repair")
 
 
+def test_what_rules_drop_is_told_from_what_is_sent_on(routed: Routed) -> None:
+    rules = f"table ip f {{ chain c {{ type filter hook forward priority 0; udp dport {PORT} drop; }}\n}}\n"
+    routed.router.run(["nft", "-f", "-"], given=rules)
+    try:
+        routed.pliant("repair")
+        way = f"src={routed.source} dst={routed.to} proto=udp"
+        dropped, sent_on = routed.explained(f"{way} dport={PORT}", f"{way} dport={PORT + 1}")
+        assert (dropped["path"], dropped["reason"]["code"], dropped["out"]) == ("fast", "dropped", None)
+        assert (dropped["filter"]["verdict"], sent_on["filter"]["verdict"]) == ("drop", "accept")
+        assert (sent_on["path"], sent_on["out"]) == ("fast", routed.right)
+        running = start_capture(routed, "--seconds", "1", "udp")
+        routed.send(20)
+        _, error = running.communicate(timeout=20)
+        assert "dropped in place, as nftables says" in error
+        [found] = (i for i in json.loads(routed.pliant("fastpath", "status", "-o", "json")) if i["dropped"])
+        assert found["interface"] == routed.left
+        assert [c["packets"] for c in found["counters"] if c["verdict"] == "dropped"] == [found["dropped"]]
+    finally:
+        routed.router.run(["nft", "delete", "table", "ip", "f"])
+        routed.pliant("repair")
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [

@@ -237,12 +237,14 @@ class InterfaceStatus:
 
     ``state`` is ``accelerated``, ``pending`` (it does not run what it should: the next change of the host mends that),
     ``waiting`` (asked for, and not possible) or ``off`` (not asked for). ``accelerated`` are packets and bytes,
-    ``passed`` packets that were left to the kernel, by the reason.
+    ``dropped`` packets that nftables drops and were dropped in place, ``passed`` those that were left to the kernel, by
+    the reason.
     """
 
     arranged: Arrangement
     state: str
     accelerated: tuple[int, int] = (0, 0)
+    dropped: int = 0
     passed: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -281,8 +283,9 @@ def _status(
     return InterfaceStatus(arranged, state, *_counted(totals))
 
 
-def _counted(totals: Iterable[Sequence[Counted]]) -> tuple[tuple[int, int], dict[str, int]]:
-    """What was accelerated, and what was left to the kernel and why, over all programs of an interface."""
+def _counted(totals: Iterable[Sequence[Counted]]) -> tuple[tuple[int, int], int, dict[str, int]]:
+    """What was accelerated, dropped, and left to the kernel and why, over all programs of an interface."""
+    from pliant.fastpath.counters import DROPPED
     from pliant.fastpath.objects import counted_reasons
 
     packets: Counter[int] = Counter()
@@ -292,4 +295,4 @@ def _counted(totals: Iterable[Sequence[Counted]]) -> tuple[tuple[int, int], dict
         accelerated_bytes += counted[FORWARDED].bytes if counted else 0
     names = counted_reasons()
     passed = {names.get(n, str(n)): count for n, count in packets.most_common() if n != FORWARDED}
-    return (packets[FORWARDED], accelerated_bytes), passed
+    return (packets[FORWARDED], accelerated_bytes), passed.pop(DROPPED, 0), passed

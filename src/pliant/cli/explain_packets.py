@@ -209,7 +209,8 @@ def _tell(found: Explained) -> None:
 
 def _told(found: Explained) -> dict[str, str]:
     where = "the fast path's own program" if found.asked else "how the network is configured"
-    path = f"fast, by {found.module}" if found.path == "fast" else "the kernel's"
+    how = "dropped by" if found.reason else "by"
+    path = f"fast, {how} {found.module}" if found.path == "fast" else "the kernel's"
     hop = f" to {found.next_hop}" if found.next_hop else ""
     route = ""
     if found.route:

@@ -66,6 +66,7 @@ def document(status: InterfaceStatus, counters: Mapping[Key, Counted]) -> dict[s
         "mode": arranged.mode,
         "modules": [module.name for module in arranged.modules],
         "accelerated": {"packets": packets, "bytes": octets},
+        "dropped": status.dropped,
         "toKernel": dict(status.passed),
         "counters": [
             {
@@ -102,7 +103,7 @@ def _rows(one: InterfaceStatus) -> list[tuple[str, ...]]:
         one.state,
         str(arranged.mode or "-"),
         ", ".join(module.name for module in arranged.modules) or "-",
-        f"{one.accelerated[0]:,}",
+        f"{one.accelerated[0]:,}" + (f", {one.dropped:,} dropped" if one.dropped else ""),
     )
     passed = [f"{count:,} {reason}" for reason, count in one.passed.items()] or ["0"]
     reasons = (sentences(arranged.reasons) if arranged.wish else []) or ["-"]

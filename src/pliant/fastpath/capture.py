@@ -23,6 +23,7 @@ from typing import NamedTuple, Self
 
 from pliant.errors import PliantError
 from pliant.fastpath.capture_file import Stored
+from pliant.fastpath.counters import DROPPED, read_counters
 from pliant.fastpath.frame import line_of, read_frame
 from pliant.fastpath.trial import Trial
 from pliant.kernel.errors import KernelError, kernel_error
@@ -30,7 +31,7 @@ from pliant.kernel.links import attach_tracepoint
 from pliant.kernel.objects import load
 from pliant.kernel.programs import Program
 from pliant.kernel.ring_buffer import RingBuffer
-from pliant.observe.fastpath import FastpathPins, Mode, Port, running_build
+from pliant.observe.fastpath import FastpathPins, Mode, Port, read_fastpath, running_build
 
 SNAPSHOT_MAX = 4096
 """The most bytes of a packet that are kept: more than XDP has in one piece."""
@@ -49,11 +50,15 @@ _TIME = struct.Struct("=qq")  # struct timespec
 
 
 class Tally(NamedTuple):
-    """Accelerated packets that were seen, those that the filter wanted, and those lost since nobody read in time."""
+    """Accelerated packets that were seen, those that the filter wanted, and those lost since nobody read in time.
+
+    ``dropped`` are those that fast paths have dropped meanwhile, whatever the filter says: these nobody sees.
+    """
 
     seen: int
     wanted: int
     lost: int
+    dropped: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +111,8 @@ class _Interface:
         verdict = self._trial.run(data) if self._trial else None
         if verdict is None:
             return Captured(stored, is_accelerated=False)
+        if verdict.is_dropped:
+            return Captured(stored, is_accelerated=False, reason="refused")
         if not verdict.is_forwarded:
             return Captured(stored, is_accelerated=False, reason=verdict.reason)
         if self.port.mode is Mode.TC:
@@ -169,6 +176,7 @@ class Capture:
             self._follow()
             if not self._interfaces:
                 raise _nothing(self._devices)
+            self._dropped_before = self._dropped()
         except BaseException:
             self.close()
             raise
@@ -274,7 +282,16 @@ class Capture:
         """What accelerated packets have been seen so far."""
         value = self._tallies.get(bytes(4)) or b""
         columns = zip(*map(_TALLY.unpack, self._tallies.percpu(value)), strict=True)
-        return Tally(*(sum(column) for column in columns))
+        seen, wanted, lost = (sum(column) for column in columns)
+        return Tally(seen, wanted, lost, self._dropped() - self._dropped_before)
+
+    def _dropped(self) -> int:
+        counted = read_counters(self._pins, read_fastpath(self._pins)).items()
+        of_these = [one for key, one in counted if key.verdict == DROPPED and self._is_wanted(key.interface)]
+        return sum(one.packets for one in of_these)
+
+    def _is_wanted(self, name: str) -> bool:
+        return not self._devices or name in self._devices
 
 
 def _nothing(devices: frozenset[str]) -> PliantError:

@@ -13,8 +13,8 @@ from pliant.kernel.errors import KernelError
 from pliant.kernel.programs import Program
 from pliant.observe.fastpath import FORWARDED, Counted, FastpathPins, FastpathState, Port, read_family_counts
 
-ACCELERATED, LEFT = "accelerated", "kernel"
-"""Verdicts: sent on by the fast path, and left to the kernel."""
+ACCELERATED, DROPPED, LEFT = "accelerated", "dropped", "kernel"
+"""Verdicts: sent on by the fast path, dropped by it where nftables drops, and left to the kernel."""
 NO_MODULE = "none"
 _MODULES = {"bridge_xdp": "bridge", "overlay_tc": "overlay"}  # of programs that are one module
 _BEFORE_MODULES = frozenset({"not ours", "not ip"})  # a router's program says so before it comes to one
@@ -53,7 +53,7 @@ def _keyed(interface: str, module: str, counted: Sequence[Counted]) -> Iterator[
             continue
         reason = "" if number == FORWARDED else names.get(number, str(number))
         outside = module.startswith("route") and reason in _BEFORE_MODULES
-        verdict = LEFT if reason else ACCELERATED
+        verdict = ACCELERATED if not reason else DROPPED if reason == DROPPED else LEFT
         yield Key(interface, NO_MODULE if outside else module, verdict, reason), one
 
 

@@ -69,20 +69,22 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "no station": "its source is to be learnt here, or nobody knows where its destination is",
         "port closed": "one of both ports of the bridge does not forward, or not to the other",
         "refused": "nftables drops it: the kernel does that, and counts it",
+        "dropped": "nftables drops it, and so does the fast path in its place",
         "undecided": "it comes to a rule of nftables that is not understood, or that has to see it",
         "changing": "nftables' rules have changed, and have not been looked at yet",
     }
 )
 """What the reasons that programs count mean; those that are not here are told by their name."""
+_ANEW = "each time that its flow is looked at anew, a packet goes to the kernel, which drops it"
 
 
 @dataclass(frozen=True, slots=True)
 class Explained:
     """What becomes of a packet.
 
-    ``path`` is ``fast`` or ``kernel``; ``reason`` is the code of what keeps it from the fast path, ``sentence`` the
-    same for people. ``asked``: it is the program that has said so. ``obstacles`` are what the network's configuration
-    keeps from being accelerated at that interface. ``route`` is None where the packet is not routed.
+    ``path`` is ``fast`` or ``kernel``; ``reason`` is the code of what keeps it from being sent on by the fast path,
+    ``sentence`` the same for people. ``asked``: it is the program that has said so. ``obstacles`` are what the network's
+    configuration keeps from being accelerated at that interface. ``route`` is None where the packet is not routed.
     """
 
     line: str
@@ -179,8 +181,8 @@ class Judge:
         if verdict is not None:
             hop = verdict.frame[:6].hex(":") if verdict.is_forwarded else ""
             reason, sentence = _of_verdict(verdict)
-            notes += (SENTENCES["confirming"],) if verdict.confirms else ()
-            path = "fast" if verdict.is_forwarded else "kernel"
+            notes += (_ANEW if verdict.is_dropped else SENTENCES["confirming"],) if verdict.confirms else ()
+            path = "fast" if verdict.is_decided else "kernel"
             return Explained(
                 path=path, asked=True, reason=reason, sentence=sentence, next_hop=hop, notes=notes, **shared
             )
@@ -247,6 +249,8 @@ class Judge:
     def _out(self, way: Way, frame: Frame, verdict: Verdict | None, route: Answer | None) -> str:
         """The interface it leaves by: a routed packet has its address as the source then."""
         facts = self._topology.facts
+        if verdict is not None and verdict.is_dropped:
+            return ""
         if self._is_port(way):
             return self._station(way, frame)
         chosen = facts.interface(route.interface) if route and route.kind == "unicast" else None

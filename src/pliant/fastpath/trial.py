@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import errno as codes
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
+from pliant.fastpath.counters import DROPPED
 from pliant.fastpath.objects import OWN_TABLE, counted_reasons, shipped_object, tables_of
 from pliant.kernel.elf import Elf
 from pliant.kernel.errors import KernelError
@@ -31,19 +32,30 @@ _WRITTEN = frozenset(
     {"flows4", "flows6", "pod_flows", "confirmed", "crossings", "signals", "endings", "evaluations"}
 )
 _LEAST_BYTES = 14
+_AT_FIRST = ("confirming", "refused")  # what may be said of the first packet of a flow alone
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What a fast path makes of a packet: ``reason`` says why it is left to the kernel, and is empty where it is not.
 
-    ``frame`` is the packet as it leaves; ``confirms``: once a second one of its kind goes to the kernel all the same.
+    ``frame`` is the packet as it leaves; ``confirms``: now and then one of its kind goes to the kernel all the same.
     """
 
     is_forwarded: bool
     reason: str
     frame: bytes
     confirms: bool = False
+
+    @property
+    def is_dropped(self) -> bool:
+        """Whether it is dropped in place, as the kernel would."""
+        return self.reason == DROPPED
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether the kernel does not get to see it."""
+        return self.is_forwarded or self.is_dropped
 
 
 class Trial:
@@ -91,10 +103,10 @@ class Trial:
     def run(self, frame: bytes) -> Verdict | None:
         """What becomes of a frame; None where the kernel cannot try it, for its length or the interface's driver."""
         first = self._once(frame)
-        if first is None or first.reason != "confirming":
+        if first is None or first.reason not in _AT_FIRST:
             return first
         again = self._once(frame)
-        return again and Verdict(again.is_forwarded, again.reason, again.frame, confirms=True)
+        return replace(again, confirms=again.is_decided) if again else first
 
     def _once(self, frame: bytes) -> Verdict | None:
         if len(frame) < _LEAST_BYTES:

@@ -83,8 +83,8 @@ class Explained:
     """What becomes of a packet.
 
     ``path`` is ``fast`` or ``kernel``; ``reason`` is the code of what keeps it from being sent on by the fast path,
-    ``sentence`` the same for people. ``asked``: it is the program that has said so. ``obstacles`` are what the network's
-    configuration keeps from being accelerated at that interface. ``route`` is None where the packet is not routed.
+    ``sentence`` the same for people. ``asked``: it is the program that has said so. ``obstacles`` are what the
+    network's configuration keeps from being accelerated there. ``route`` is None where the packet is not routed.
     """
 
     line: str

@@ -48,7 +48,11 @@ DROPS = BaseChain("inet", "t", "a", "forward", 0, "filter", "drop")
 
 
 LIBERAL = Settings(forwarding6_all=True, conntrack_tcp_be_liberal=True, conntrack_tcp_ignore_invalid_rst=True)
-MASQUERADE = Ruleset(1, (BaseChain("ip", "t", "out", "postrouting", 100, "nat", "accept"),))
+MASQUERADE = Ruleset(
+    1,
+    (BaseChain("ip", "t", "out", "postrouting", 100, "nat", "accept"),),
+    (RuleCount("ip", "t", "out", 1, ("masq",)),),
+)
 
 
 def port_of(found: Facts, name: str) -> Port:
@@ -153,8 +157,11 @@ def test_connections_are_followed_and_translated() -> None:
     assert Track(4, tcp=True) in port.modules
     strict = port_of(router(ruleset=MASQUERADE), "eth0")
     assert Track(4, tcp=False) in strict.modules
-    both = port_of(router(ruleset=Ruleset(1, (replace(MASQUERADE.chains[0], family="inet"),))), "eth0")
+    chain, rule = replace(MASQUERADE.chains[0], family="inet"), replace(MASQUERADE.rules[0], family="inet")
+    both = port_of(router(ruleset=Ruleset(1, (chain,), (rule,))), "eth0")
     assert {"track4", "nat4", "track6", "nat6"} <= {m.name for m in both.modules}
+    empty = port_of(router(ruleset=replace(MASQUERADE, rules=())), "eth0")
+    assert [m.name for m in empty.modules] == ["route4", "route6"]
 
 
 def test_a_plain_router_is_accelerated() -> None:

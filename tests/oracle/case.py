@@ -14,6 +14,8 @@ BRIDGE_CASES = CASES.with_name("bridge_cases.jsonl")
 """The same of bridges."""
 FILTER_CASES = CASES.with_name("filter_cases.jsonl")
 """The same of routers with rules."""
+NAT_CASES = CASES.with_name("nat_cases.jsonl")
+"""The same of connections."""
 
 
 class Frame(NamedTuple):

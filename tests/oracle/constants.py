@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from pliant.kernel.jiffies import jiffy_us
 from tests.oracle.case import Case
 
 Variant = tuple[tuple[str, int], ...]
@@ -42,6 +43,14 @@ def filtering_variant(case: Case, changes: int) -> Variant:
         ("follows_ruleset", "filters_ipv4", "filters_ipv6", "ports_decide4", "ports_decide6"), 1
     )
     return tuple(sorted((dict(variant(case, changes)) | asked).items()))
+
+
+def natting_variant(case: Case, changes: int) -> Variant:
+    """The same where connections are tracked and translated."""
+    asked = dict.fromkeys(
+        (f"{name}{family}" for name in ("tracks", "translates", "ports_decide") for family in "46"), 1
+    )
+    return tuple(sorted((dict(variant(case, changes)) | asked | {"jiffy_us": jiffy_us()}).items()))
 
 
 def _of_family(suffix: str, commands: Iterable[str], policy: str) -> dict[str, int]:

@@ -11,6 +11,7 @@ from tests.oracle import bridge_constants, constants
 from tests.oracle.case import Case
 from tests.oracle.constants import Variant
 from tests.oracle.filter_router import FilteringRouter
+from tests.oracle.nat_router import NatRouter
 from tests.oracle.router import Router, port_mac
 from tests.oracle.switch import ADDRESS, Switch
 
@@ -52,6 +53,7 @@ FILTERING = Kind(
     learns=False,
     rules=True,
 )
+NATTING = ROUTING._replace(device=NatRouter, variant=constants.natting_variant)
 BRIDGING = Kind(
     Switch,
     "bridge_xdp",

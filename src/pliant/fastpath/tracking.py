@@ -32,17 +32,15 @@ _UNFOLLOWED = frozenset(
 
 
 def why_tracked(facts: Facts, families: tuple[str, ...], module: str) -> Iterator[Reason]:
-    """What has the kernel track connections, wherever packets come in and whatever chain the rules are in."""
+    """What has the kernel track connections, wherever packets come in and whatever chain the rules are in.
+
+    A chain of type nat does not, as long as it has no rule that translates.
+    """
     for rules in facts.ruleset.rules:
         used = _TRACKERS.intersection(rules.expressions)
         if rules.family in families and used:
             place = f"{rules.family} {rules.table} {rules.chain}"
             sentence = f"rules of the chain {place} have the kernel track connections ({min(used)})"
-            yield Reason("conntrack", module, sentence, f"nft list chain {place}")
-    for chain in facts.ruleset.chains:
-        if chain.family in families and chain.type == "nat":
-            place = f"{chain.family} {chain.table} {chain.name}"
-            sentence = f"the chain {place} is of type nat, which has the kernel track connections"
             yield Reason("conntrack", module, sentence, f"nft list chain {place}")
     for held in facts.ruleset.tracking_objects:
         if held.family in families:

@@ -172,9 +172,9 @@ class Netlink:
                 return message
         raise KernelError(f"cannot {action}: the kernel gave no answer")
 
-    def tell(self, kind: int, body: bytes, action: str) -> None:
+    def tell(self, kind: int, body: bytes, action: str, flags: int = 0) -> None:
         """Have something done, and wait until it is. Raises :class:`KernelError` where the kernel refuses."""
-        for _ in self._answers(kind, body, NLM_F_ACK, action):
+        for _ in self._answers(kind, body, NLM_F_ACK | flags, action):
             pass
 
     def _answers(

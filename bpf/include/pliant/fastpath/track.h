@@ -137,7 +137,10 @@ static __always_inline __u32 slot_of(const struct nf_conn *ct)
 	return mixed >> 48; /* sixteen bits: SIGNALS */
 }
 
-/* Whether the connection has something for which the kernel does more with each packet. */
+/*
+ * Whether the connection has something for which the kernel does more with each packet. What adjusts sequence numbers
+ * is in the status, and SYN proxies are rules of their own.
+ */
 static __always_inline bool has_more(const struct nf_conn *ct)
 {
 	const struct nf_ct_ext *ext = ct->ext;
@@ -145,12 +148,9 @@ static __always_inline bool has_more(const struct nf_conn *ct)
 	if (!ext)
 		return false;
 	return ext->offset[bpf_core_enum_value(enum nf_ct_ext_id, NF_CT_EXT_HELPER)] ||
-	       ext->offset[bpf_core_enum_value(enum nf_ct_ext_id, NF_CT_EXT_SEQADJ)] ||
 	       ext->offset[bpf_core_enum_value(enum nf_ct_ext_id, NF_CT_EXT_ACCT)] ||
 	       (bpf_core_enum_value_exists(enum nf_ct_ext_id, NF_CT_EXT_TIMEOUT) &&
-		ext->offset[bpf_core_enum_value(enum nf_ct_ext_id, NF_CT_EXT_TIMEOUT)]) ||
-	       (bpf_core_enum_value_exists(enum nf_ct_ext_id, NF_CT_EXT_SYNPROXY) &&
-		ext->offset[bpf_core_enum_value(enum nf_ct_ext_id, NF_CT_EXT_SYNPROXY)]);
+		ext->offset[bpf_core_enum_value(enum nf_ct_ext_id, NF_CT_EXT_TIMEOUT)]);
 }
 
 /* The interface a masqueraded connection was made for: the kernel ends it when it would leave by another. */

@@ -119,6 +119,11 @@ class Cluster:
         self.sockets.clear()
 
 
+def mac(pod: Pod) -> bytes:
+    """The address of a pod's interface."""
+    return interface(pod.host, "eth0").address
+
+
 @dataclass(frozen=True)
 class Connection:
     """Both ends of a TCP connection."""

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +24,7 @@ from pliant.lab.packets import interface
 from pliant.observe.fastpath import Mode, Port, own_programs, running_build
 from pliant.observe.network_reader import read_facts
 from tests.conftest import Eventually
-from tests.fastpath.cluster import Cluster, Connection, cluster, round_trip
+from tests.fastpath.cluster import Cluster, Connection, cluster, mac, round_trip
 
 BULK = 3_000_000
 LIBERAL = "net.netfilter.nf_conntrack_tcp_be_liberal"
@@ -233,15 +232,9 @@ def test_the_kernel_gets_what_is_not_understood(pods: Cluster, case: Case, event
 def commands(pods: Cluster) -> Callable[[tuple[str, ...]], None]:
     def run(lines: tuple[str, ...]) -> None:
         for line in lines:
-            pods.node.host.run(line.format(other=mac(pods.other)).split())
+            pods.node.host.run(line.format(other=mac(pods.other).hex(":")).split())
 
     return run
-
-
-def mac(pod: Pod) -> str:
-    [found] = json.loads(pod.host.run(["ip", "-j", "link", "show", "dev", "eth0"]).stdout)
-    address: str = found["address"]
-    return address
 
 
 def test_the_last_hop_of_a_packet_is_the_kernels(pods: Cluster, eventually: Eventually) -> None:
@@ -264,8 +257,8 @@ def test_it_can_be_asked_about_a_packet(pods: Cluster, eventually: Eventually) -
     one, two = pods.udp(pods.near), pods.udp(pods.other)
     ports = (one.getsockname()[1], two.getsockname()[1])
     frame = udp_frame(
-        bytes.fromhex(mac(pods.other).replace(":", "")),
-        bytes.fromhex(mac(pods.near).replace(":", "")),
+        mac(pods.other),
+        mac(pods.near),
         pods.near.address,
         pods.other.address,
         ports=ports,

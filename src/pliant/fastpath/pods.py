@@ -90,6 +90,9 @@ def _against(
 ) -> Iterator[Reason]:
     yield from obstacles.of_interface(facts, at, own, above, MODULE)
     bridge = ground.bridge
+    for attached in bridge.xdp:
+        sentence = f"XDP program {attached.program_id} is on {bridge.name} ({attached.mode})"
+        yield Reason("xdp-taken", MODULE, sentence, f"ip -d link show dev {bridge.name}")
     if at.kind == "veth":
         yield from obstacles.of_port(at, bridge, MODULE)
         if at.link_namespace is None:

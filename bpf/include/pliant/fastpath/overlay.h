@@ -337,6 +337,8 @@ static __noinline int ask(struct __sk_buff *ctx, struct pod_flow *flow, __u32 to
 		return PAUSED;
 	if (follows_ruleset && !is_known_ruleset(net))
 		return CHANGING;
+	if (((const struct net_device___tc *)peek(skb_device(ctx)))->nf_hooks_ingress)
+		return NO_PORT; /* a chain of nftables comes next */
 	flow->to_pod = false;
 	reason = from_tunnel ? enter_node(ctx, flow, net) : leave_pod(ctx, flow, net, now);
 	if (reason == FORWARDED && (flow->is_routed ? tracks_routed : tracks_bridged))

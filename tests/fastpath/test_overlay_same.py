@@ -134,23 +134,22 @@ def random_packets(frame: bytes, chance: random.Random) -> Iterator[bytes]:
 
 
 def arrived(flow: Flow, packets: list[bytes]) -> list[bytes]:
-    """What comes out at the other end, in the order of numbers: order is not promised."""
-    drain(flow.receiver)
+    """What comes out at the other end, sorted: order is not promised."""
+    list(received(flow.receiver, 0))  # of what was before
+    found: list[bytes] = []
     for packet in packets:
         flow.sender.send(packet)
-        select.select([flow.receiver], [], [], 0)
+        found += received(flow.receiver, 0)
     flow.one.sendto(LAST, flow.two.getsockname())
-    found: list[bytes] = []
     deadline = time.monotonic() + PATIENCE_S
-    while not (found and LAST in found[-1]):
+    while not any(LAST in packet for packet in found):
         assert time.monotonic() < deadline, "the last packet has not come"
-        if select.select([flow.receiver], [], [], QUIET_S)[0]:
-            found.append(flow.receiver.recv(1 << 16))
-    while select.select([flow.receiver], [], [], QUIET_S)[0]:
-        found.append(flow.receiver.recv(1 << 16))
+        found += received(flow.receiver, QUIET_S)
+    found += received(flow.receiver, QUIET_S)
     return sorted(packet for packet in found if LAST not in packet)
 
 
-def drain(sock: socket.socket) -> None:
-    while select.select([sock], [], [], 0)[0]:
-        sock.recv(1 << 16)
+def received(sock: socket.socket, patience_s: float) -> Iterator[bytes]:
+    """What has come, until nothing more comes for a while."""
+    while select.select([sock], [], [], patience_s)[0]:
+        yield sock.recv(1 << 16)

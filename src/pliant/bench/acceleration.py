@@ -72,10 +72,8 @@ class Acceleration:
     def program(self, name: str) -> Iterator[Program]:
         """The program that an interface runs, while it is on, for test runs: those have no sk_buff with the packet."""
         [found] = [a for a in (self._target or self.look()).accelerations.values() if a.interface == name]
-        constants = {
-            **found.constants,
-            **({"comes_with_skb": 0} if "comes_with_skb" in found.constants else {}),
-        }
+        of_drivers = {name: 0 for name in ("comes_with_skb", "runs_in_driver") if name in found.constants}
+        constants = {**found.constants, **of_drivers}
         with ExitStack() as held:
             tables = {path.name: held.enter_context(Map.pinned(path)) for path in self.pins.tables.iterdir()}
             known = Btf.from_elf(shipped_object(found.object)).map_layouts()

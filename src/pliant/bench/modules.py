@@ -65,6 +65,35 @@ def packets6(row: Row, count: int = 1) -> list[bytes]:
     return [udp_frame(*macs, source, f"2001:2:1::{n + 1:x}", hops=HOPS) for n in range(count)]
 
 
+def bridged(row: Row) -> None:
+    """Both interfaces are ports of a bridge."""
+    near, far = row.names(row.router)
+    row.router.sysctl("net.bridge.bridge-nf-call-iptables", "0")
+    row.router.sysctl("net.bridge.bridge-nf-call-ip6tables", "0")
+    row.router.ip("link add br0 type bridge", "link set br0 up")
+    row.router.ip(*(f"link set {name} master br0" for name in (near, far)))
+
+
+def between_stations(row: Row, count: int = 1) -> list[bytes]:
+    """One frame of each of so many pairs of stations that the bridge has just heard of: others it would have to see."""
+    stations = [
+        f"{_station(side, n).hex(':')} dev {name} master"
+        for side, name in enumerate(row.names(row.router))
+        for n in range(count)
+    ]
+    for given in (
+        "".join(f"fdb del {at}\n" for at in stations),
+        "".join(f"fdb add {at} static\n" for at in stations),
+    ):
+        row.router.run(["bridge", "-force", "-batch", "-"], given=given, check=False)
+    pairs = [(_station(1, n), _station(0, n)) for n in range(count)]
+    return [udp_frame(*pair, "198.18.0.1", "198.18.0.2", checksum=False) for pair in pairs]
+
+
+def _station(side: int, number: int) -> bytes:
+    return bytes((2, 0, 0, side, *divmod(number, 256)))
+
+
 def broadcast(row: Row) -> list[bytes]:
     """A packet that the fast path leaves to the kernel at first sight."""
     [frame] = packets4(row)
@@ -77,6 +106,8 @@ CASES = (
     Case("route4_first_ns", routed, lambda row: packets4(row, TESTS), repeated=False),
     Case("route6_first_ns", routed, lambda row: packets6(row, TESTS), repeated=False),
     Case("left_ns", routed, broadcast, _PASS),
+    Case("bridge_ns", bridged, between_stations),
+    Case("bridge_first_ns", bridged, lambda row: between_stations(row, TESTS), repeated=False),
 )
 
 

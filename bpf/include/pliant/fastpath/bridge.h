@@ -194,10 +194,31 @@ static __always_inline bool is_carried(const struct ethernet *eth, void *end, __
 	return bpf_ntohs(eth->type) >= ETH_P_802_3_MIN;
 }
 
+/* Where a pair of stations is kept, or else is to be: of the PLACES it may have the one that is the oldest. */
+static __always_inline struct crossing *place(__u64 from, __u64 to, __u64 in, __u32 now)
+{
+	__u64 mixed = (from * 0x9e3779b97f4a7c15ull ^ in) * 0xbf58476d1ce4e5b9ull + to * 0xff51afd7ed558ccdull;
+	__u32 first = (mixed ^ mixed >> 29) * 0x9e3779b97f4a7c15ull >> (64 - CROSSINGS_BITS), oldest_age = 0;
+	struct crossing *oldest = NULL;
+
+	for (__u32 i = 0; i < PLACES; i++) {
+		__u32 slot = first ^ i;
+		struct crossing *crossing = bpf_map_lookup_elem(&crossings, &slot);
+
+		if (!crossing || (crossing->from == from && crossing->to == to && crossing->in == in))
+			return crossing;
+		if (!oldest || now - crossing->born > oldest_age) {
+			oldest = crossing;
+			oldest_age = now - crossing->born;
+		}
+	}
+	return oldest;
+}
+
 static __always_inline int bridge(struct xdp_md *ctx, struct ethernet *eth, void *end, __u32 length)
 {
-	__u64 from = station_of(eth->from), to = station_of(eth->to), in = own_port(ctx), mixed;
-	__u32 now = bpf_jiffies64(), slot;
+	__u64 from = station_of(eth->from), to = station_of(eth->to), in = own_port(ctx);
+	__u32 now = bpf_jiffies64();
 	struct crossing *crossing;
 	int reason, verdict;
 
@@ -207,10 +228,8 @@ static __always_inline int bridge(struct xdp_md *ctx, struct ethernet *eth, void
 		return count(NOT_CARRIED, length, XDP_PASS);
 	if (is_unfinished(ctx))
 		return count(UNFINISHED, length, XDP_PASS);
-	mixed = (from * 0x9e3779b97f4a7c15ull ^ in) * 0xbf58476d1ce4e5b9ull + to * 0xff51afd7ed558ccdull;
-	slot = (mixed ^ mixed >> 29) * 0x9e3779b97f4a7c15ull >> (64 - CROSSINGS_BITS);
-	crossing = bpf_map_lookup_elem(&crossings, &slot);
-	if (!crossing || !in)
+	crossing = in ? place(from, to, in, now) : NULL;
+	if (!crossing)
 		return count(NOT_BRIDGED, length, XDP_PASS);
 	reason = NO_STATION;
 	if (crossing->from == from && crossing->to == to && crossing->in == in && now - crossing->born <= max_age &&

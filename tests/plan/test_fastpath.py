@@ -17,6 +17,7 @@ from pliant.plan.fastpath import (
     DetachFastpath,
     ForgetFastpath,
     LoadFastpath,
+    ParkFastpath,
     PauseFastpath,
     ResumeFastpath,
     RetireTables,
@@ -53,6 +54,7 @@ class Kernel:
             frozenset(self.gone),
             self.paused,
             tuple(sorted(self.tables)),
+            has_tables=bool(self.pinned or self.gone),
         )
 
     def runs(self, port: Port) -> set[str]:
@@ -72,8 +74,12 @@ class Kernel:
                 assert build in self.pinned[port], "ENOENT"
                 self.running[port] = build
                 self.gone.discard(port)
+            case ParkFastpath(port=port, build=build):
+                assert self.running.pop(port) == build
+                self.gone.add(port)  # its link runs nothing of ours
             case SwitchFastpath(port=port, build=build, previous=previous):
-                assert self.running[port] == previous
+                assert self.running.get(port, "") in ("", previous, build)
+                self.gone.discard(port)
                 assert build in self.pinned[port], "ENOENT"
                 self.running[port] = build
             case DetachFastpath(port=port):

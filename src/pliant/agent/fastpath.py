@@ -21,7 +21,7 @@ from pliant.observe.fastpath import (
     FastpathState,
     Mode,
     Port,
-    is_attached,
+    hooked_program,
     own_programs,
     read_counts,
     read_fastpath,
@@ -173,7 +173,7 @@ def _behind_own_links(pins: FastpathPins, facts: Facts) -> frozenset[int]:
     found = set()
     for port in pins.ports():
         at = facts.interface(port.ifindex)
-        if at is not None and is_attached(pins, port):
+        if at is not None and hooked_program(pins, port):
             found |= {attached.program_id for attached in at.xdp if attached.mode == port.mode}
     return frozenset(found)
 

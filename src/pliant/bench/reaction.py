@@ -34,12 +34,11 @@ from pliant.errors import PliantError
 from pliant.features import catalogue
 from pliant.kernel import nftables, rtnetlink
 from pliant.kernel.errors import KernelError
-from pliant.kernel.links import Link
 from pliant.kernel.netlink import Monitor
 from pliant.lab import Host as LabHost
 from pliant.lab import Lab
 from pliant.lab.interface import switch_aggregation
-from pliant.observe.fastpath import FastpathPins, Mode, Port, is_paused, read_ruleset_state
+from pliant.observe.fastpath import FastpathPins, Mode, Port, is_paused, read_ruleset_state, running_program
 from pliant.policy.documents import policy_from_document
 
 ROUNDS = 25
@@ -85,12 +84,9 @@ class Router:
 
     def _program(self, name: str) -> int:
         try:
-            port = Port(socket.if_nametoindex(name), Mode.NATIVE)
-            with Link.pinned(self.pins.link(port)) as link:
-                info = link.info()
-        except (OSError, KernelError):
+            return running_program(self.pins, Port(socket.if_nametoindex(name), Mode.NATIVE))
+        except OSError:
             return 0
-        return info.program_id if info.ifindex == port.ifindex else 0
 
     def is_paused(self) -> bool:
         """Whether all is left to the kernel for now."""

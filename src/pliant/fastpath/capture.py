@@ -31,7 +31,14 @@ from pliant.kernel.links import attach_tracepoint
 from pliant.kernel.objects import load
 from pliant.kernel.programs import Program
 from pliant.kernel.ring_buffer import RingBuffer
-from pliant.observe.fastpath import FastpathPins, Mode, Port, read_fastpath, running_build
+from pliant.observe.fastpath import (
+    FastpathPins,
+    Mode,
+    Port,
+    hooked_program,
+    read_fastpath,
+    running_build,
+)
 
 SNAPSHOT_MAX = 4096
 """The most bytes of a packet that are kept: more than XDP has in one piece."""
@@ -101,6 +108,7 @@ class _Interface:
         self.port, self.name = port, name
         with Program.pinned(pins.program(port, build)) as program:
             self.program = program.id
+        self.hooked = hooked_program(pins, port)
         self._trial: Trial | None = None
         with contextlib.suppress(KernelError):  # of another build: its packets have no reason then
             self._trial = Trial(pins, port, build)
@@ -240,11 +248,11 @@ class Capture:
             if port not in self._interfaces:
                 made = _Interface(self._pins, port, build, self._names[port.ifindex], self._filter)
                 self._interfaces[port] = made
-                self._programs.put(_U32.pack(made.program), bytes(4))
+                self._programs.put(_U32.pack(made.hooked), bytes(4))
 
     def _forget(self, port: Port) -> None:
         gone = self._interfaces.pop(port)
-        self._programs.delete(_U32.pack(gone.program))
+        self._programs.delete(_U32.pack(gone.hooked))
         gone.close()
 
     def packets(self, timeout_s: float | None = None) -> Iterator[list[Captured]]:

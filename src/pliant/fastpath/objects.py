@@ -20,8 +20,17 @@ def shipped_object(name: str) -> Path:
     return _directory() / f"{name}.bpf.o"
 
 
+def shipped_entry(name: str) -> Path:
+    """The file of an object whose program leads to others."""
+    return _objects() / "entry" / f"{name}.bpf.o"
+
+
 def _directory() -> Path:
-    return Path(str(resources.files("pliant"))) / "objects" / "fastpath"
+    return _objects() / "fastpath"
+
+
+def _objects() -> Path:
+    return Path(str(resources.files("pliant"))) / "objects"
 
 
 @cache

@@ -6,7 +6,8 @@
     <pins>/fastpath/<tables>/ports, port_numbers, flows4, ...  what all interfaces share, by a digest of its layout
                    /<ifindex>-<mode>/program_<build>           a program made for the interface: object and constants
                                     /counts_<tables>           what became of its packets; of other tables: earlier
-                                    /link                      attaches one of the programs
+                                    /current                   the one of the programs that is in force
+                                    /link                      attaches a program that goes on to that one
 
 A build names the object's file and the constants it was loaded with, so that an interface whose programs have the
 same build has the same fast path.
@@ -100,6 +101,10 @@ class FastpathPins:
         """What attaches it."""
         return self.port(port) / "link"
 
+    def current(self, port: Port) -> Path:
+        """The table of the program that is in force."""
+        return self.port(port) / "current"
+
     def counts(self, port: Port) -> Path:
         """What becomes of its packets."""
         return self.port(port) / f"counts_{self.layout}"
@@ -156,7 +161,7 @@ class FastpathState:
     or whose link runs nothing of ours, and such as something was begun for and not finished. ``paused`` says that all
     packets are left to the kernel for now; ``other_tables`` are those of other builds. ``names`` are those of the
     interfaces there are. ``ruleset`` says which of nftables' rules are in force, ``rule_names`` what interfaces are
-    called in them.
+    called in them. ``has_tables``: this build's tables are there.
     """
 
     running: Mapping[Port, str] = field(default_factory=dict)
@@ -168,6 +173,7 @@ class FastpathState:
     names: Mapping[int, str] = field(default_factory=dict, compare=False)
     ruleset: RulesetState = _NO_RULES
     rule_names: Mapping[int, str] = field(default_factory=dict)
+    has_tables: bool = field(default=False, compare=False)
 
     @property
     def ports(self) -> list[Port]:
@@ -203,13 +209,15 @@ def read_fastpath(pins: FastpathPins) -> FastpathState:
         names,
         read_ruleset_state(pins),
         read_names(pins),
+        pins.table(GENERATION).exists(),
     )
 
 
 def own_programs(pins: FastpathPins) -> frozenset[int]:
-    """The ids of the programs that are pinned for interfaces: they stand in nobody's way."""
+    """The ids of the programs that are pinned for interfaces, and attached: they stand in nobody's way."""
     found = set()
     for port in pins.ports():
+        found.add(hooked_program(pins, port))
         for build in pins.builds(port):
             with contextlib.suppress(KernelError), Program.pinned(pins.program(port, build)) as program:
                 found.add(program.id)
@@ -226,27 +234,34 @@ def is_paused(pins: FastpathPins) -> bool:
 
 def running_build(pins: FastpathPins, port: Port) -> str | None:
     """The pinned build that an interface runs; None where there is no link, no interface, or another program."""
-    try:
-        with Link.pinned(pins.link(port)) as link:
-            info = link.info()
-        if info.ifindex != port.ifindex:
-            return None
-        for build in pins.builds(port):
-            with Program.pinned(pins.program(port, build)) as program:
-                if program.id == info.program_id:
-                    return build
-    except KernelError:
+    number = running_program(pins, port)
+    if not number:
         return None
+    for build in reversed(pins.builds(port)):
+        with contextlib.suppress(KernelError), Program.pinned(pins.program(port, build)) as program:
+            if program.id == number:
+                return build
     return None
 
 
-def is_attached(pins: FastpathPins, port: Port) -> bool:
-    """Whether the link that is pinned for an interface is attached to it, whatever it runs."""
+def running_program(pins: FastpathPins, port: Port) -> int:
+    """The id of the program that is in force on an interface; 0 where there is no link, or no interface."""
+    if not hooked_program(pins, port):
+        return 0
+    with contextlib.suppress(KernelError), Map.pinned(pins.current(port)) as current:
+        number: int = _U32.unpack(current.get(bytes(4)) or bytes(4))[0]
+        return number
+    return 0
+
+
+def hooked_program(pins: FastpathPins, port: Port) -> int:
+    """The id of the program that is attached to an interface, and goes on to that in force; 0 where none is."""
     try:
         with Link.pinned(pins.link(port)) as link:
-            return link.info().ifindex == port.ifindex
+            info = link.info()
     except KernelError:
-        return False
+        return 0
+    return info.program_id if info.ifindex == port.ifindex else 0
 
 
 def read_exits(pins: FastpathPins) -> dict[int, int]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from pliant.fastpath.target import Acceleration, FastpathTarget
@@ -76,7 +76,10 @@ class DetachFastpath(Step):
 
 @dataclass(frozen=True, slots=True)
 class SwitchFastpath(Step):
-    """Replace the program an interface runs by another that is loaded; no packet sees a gap."""
+    """Replace the program an interface runs by another that is loaded; no packet sees a gap.
+
+    Without a previous one it was parked.
+    """
 
     port: Port
     interface: str
@@ -90,7 +93,27 @@ class SwitchFastpath(Step):
 
     def undo(self) -> Step:
         """Switch back."""
+        if not self.previous:
+            return ParkFastpath(_taking_back(self), self.port, self.interface, self.build)
         return SwitchFastpath(_taking_back(self), self.port, self.interface, self.previous, self.build)
+
+
+@dataclass(frozen=True, slots=True)
+class ParkFastpath(Step):
+    """Have an interface run a program that does nothing, at once; detaching takes the kernel a while."""
+
+    port: Port
+    interface: str
+    build: str
+
+    @property
+    def sentence(self) -> str:
+        """See :class:`Step`."""
+        return f"leave what comes in by {self.interface} to the kernel"
+
+    def undo(self) -> Step:
+        """Run it again."""
+        return SwitchFastpath(_taking_back(self), self.port, self.interface, self.build, previous="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +202,7 @@ STEPS = (
     AttachFastpath,
     DetachFastpath,
     SwitchFastpath,
+    ParkFastpath,
     ForgetFastpath,
     SetExits,
     PauseFastpath,
@@ -206,8 +230,11 @@ def accelerations(found: FastpathState, target: FastpathTarget) -> Iterator[Step
         yield PauseFastpath("what the kernel does with packets has changed")
     for port in sorted(found.lost):
         yield DetachFastpath("there is nothing left for it to run on", port, name(port), build="")
-    for port in sorted(found.running.keys() - target.accelerations.keys()):
-        yield DetachFastpath("it is not to be accelerated any more", port, name(port), found.running[port])
+    removed = {
+        port: found.running[port] for port in sorted(found.running.keys() - target.accelerations.keys())
+    }
+    for port, build in removed.items():
+        yield ParkFastpath("it is not to be accelerated any more", port, name(port), build)
     missing = [a for port, a in sorted(target.accelerations.items()) if found.running.get(port) != a.build]
     for acceleration in missing:
         if acceleration.build not in found.idle.get(acceleration.port, ()):
@@ -215,10 +242,12 @@ def accelerations(found: FastpathState, target: FastpathTarget) -> Iterator[Step
     if exits != found.exits:
         yield SetExits("what is redirected has to have somewhere to go", exits, found.exits)
     yield from rule_steps(found, target)
-    for wanted_one in missing:
-        yield _placed(wanted_one, found.running.get(wanted_one.port))
+    for wanted in missing:
+        if wanted.port in found.running:
+            yield _switched(wanted, found.running[wanted.port])
     if pauses or (found.paused and (target.accelerations or target.standby)):
         yield ResumeFastpath("everything is as it should be")
+    yield from _attachments(missing, removed, found)
 
 
 def _is_wrong(found: FastpathState, target: FastpathTarget, exits: Mapping[int, int]) -> bool:
@@ -226,7 +255,7 @@ def _is_wrong(found: FastpathState, target: FastpathTarget, exits: Mapping[int, 
 
     Programs of another build that shares no tables with this one are right until they are replaced.
     """
-    if not found.running or not target.accelerations:
+    if not (found.running and found.has_tables and target.accelerations):
         return False
     changed = any(
         target.accelerations[p].build != b for p, b in found.running.items() if p in target.accelerations
@@ -234,13 +263,31 @@ def _is_wrong(found: FastpathState, target: FastpathTarget, exits: Mapping[int, 
     return changed or any(exits.get(ifindex) != number for ifindex, number in found.exits.items())
 
 
-def _placed(acceleration: Acceleration, running: str | None) -> Step:
-    port, interface, build = acceleration.port, acceleration.interface, acceleration.build
-    if running is None:
-        return AttachFastpath("packets that come in here are to be accelerated", port, interface, build)
-    return SwitchFastpath(
-        "what the kernel does with its packets has changed", port, interface, build, running
-    )
+def _switched(wanted: Acceleration, running: str) -> Step:
+    reason = "what the kernel does with its packets has changed"
+    return SwitchFastpath(reason, wanted.port, wanted.interface, wanted.build, running)
+
+
+def _attachments(
+    missing: Iterable[Acceleration], removed: Mapping[Port, str], found: FastpathState
+) -> Iterator[Step]:
+    """What takes the kernel a while, and nothing waits for: an interface runs in one mode before it runs in another."""
+    coming = [wanted for wanted in missing if wanted.port not in found.running]
+    indices = {wanted.port.ifindex for wanted in coming}
+    for port, build in removed.items():
+        if port.ifindex in indices:
+            yield _detached(port, build, found)
+    for wanted in coming:
+        reason = "packets that come in here are to be accelerated"
+        yield AttachFastpath(reason, wanted.port, wanted.interface, wanted.build)
+    for port, build in removed.items():
+        if port.ifindex not in indices:
+            yield _detached(port, build, found)
+
+
+def _detached(port: Port, build: str, found: FastpathState) -> Step:
+    name = found.names.get(port.ifindex, f"interface {port.ifindex} (gone)")
+    return DetachFastpath("nothing runs on it any more", port, name, build)
 
 
 def _numbered(found: Mapping[int, int], wanted: frozenset[int]) -> dict[int, int]:

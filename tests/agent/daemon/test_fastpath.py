@@ -95,7 +95,7 @@ def test_every_kind_of_change_is_followed(router: Router) -> None:
         assert first.keys() == {left, right}
         host.ip("rule add ipproto udp dport 9999 table 77")
         await_(lambda: router.running().keys() == first.keys() and router.running() != first)
-        assert not router.found().paused
+        await_(lambda: not router.found().paused)
         host.ip("rule del table 77")
         await_(lambda: router.running() == first)
         host.sysctl(f"net.ipv4.conf.{left}.forwarding", "0")

@@ -10,11 +10,12 @@ from functools import cached_property
 from pliant.agent.actuator.filter_tables import FilterTables
 from pliant.agent.actuator.flow_generation import fresh_generation, set_generation
 from pliant.agent.actuator.ground import Ground, Steps, Taken
-from pliant.fastpath.objects import shipped_object, tables_layout, tables_of
+from pliant.fastpath.objects import shipped_entry, shipped_object, tables_layout, tables_of
 from pliant.fastpath.target import Acceleration
 from pliant.kernel.errors import KernelError
 from pliant.kernel.links import Link, XdpMode, attach_tcx_link, attach_xdp
 from pliant.kernel.maps import Map
+from pliant.kernel.objects import LoadedObject
 from pliant.kernel.pins import PinDirectory
 from pliant.kernel.programs import Program
 from pliant.kernel.templates import load_again
@@ -32,6 +33,7 @@ from pliant.plan.fastpath import (
     DetachFastpath,
     ForgetFastpath,
     LoadFastpath,
+    ParkFastpath,
     PauseFastpath,
     ResumeFastpath,
     RetireTables,
@@ -40,6 +42,7 @@ from pliant.plan.fastpath import (
 )
 
 _MODES = {Mode.NATIVE: XdpMode.NATIVE, Mode.GENERIC: XdpMode.GENERIC}
+_ENTRIES = {Mode.NATIVE: "xdp_entry", Mode.GENERIC: "xdp_entry", Mode.TC: "tc_entry"}
 _U32 = struct.Struct("=I")
 
 
@@ -65,6 +68,7 @@ class Fastpaths:
             LoadFastpath: Taken(self._load_step, self._is_loaded),
             AttachFastpath: Taken(self._attach, self._is_running),
             SwitchFastpath: Taken(self._switch, self._is_running),
+            ParkFastpath: Taken(self._park, self._is_parked),
             DetachFastpath: Taken(self._detach, self._is_detached),
             ForgetFastpath: Taken(self._forget, self._is_forgotten),
             SetExits: Taken(self._set_exits, self._are_exits),
@@ -110,16 +114,36 @@ class Fastpaths:
         if running_build(self._pins, step.port) == step.build:
             return
         self._pins.link(step.port).unlink(missing_ok=True)
-        with self._program(step.port, step.build) as program, _attached(program, step.port) as link:
-            link.pin(self._pins.link(step.port))
+        with self._entry(step.port) as entry, self._program(step.port, step.build) as program:
+            current = entry.maps["current"]
+            if not self._pins.current(step.port).exists():
+                current.pin(self._pins.current(step.port))
+            current.put(bytes(4), _U32.pack(program.fileno()))
+            with _attached(entry.programs[_ENTRIES[step.port.mode]], step.port) as link:
+                link.pin(self._pins.link(step.port))
+
+    def _entry(self, port: Port) -> LoadedObject:
+        """The program that goes on to the one in force, and one that does nothing."""
+        name, pin = _ENTRIES[port.mode], self._pins.current(port)
+        with contextlib.ExitStack() as held:
+            known = {"current": held.enter_context(Map.pinned(pin))} if pin.exists() else {}
+            return load_again(shipped_entry(name), feature=name, rodata={}, reuse=known)
 
     def _switch(self, step: SwitchFastpath) -> None:
         with (
             self._program(step.port, step.build) as program,
-            Link.pinned(self._pins.link(step.port)) as link,
+            Map.pinned(self._pins.current(step.port)) as current,
         ):
-            if link.program_id != program.id:
-                link.update(program)
+            current.put(bytes(4), _U32.pack(program.fileno()))
+
+    def _park(self, step: ParkFastpath) -> None:
+        with self._entry(step.port) as entry:
+            nothing = entry.programs[_ENTRIES[step.port.mode].replace("entry", "nothing")]
+            entry.maps["current"].put(bytes(4), _U32.pack(nothing.fileno()))
+
+    def _is_parked(self, step: ParkFastpath) -> None:
+        if running_build(self._pins, step.port) is not None:
+            raise KernelError(f"{step.interface} still runs its fast path")
 
     def _is_running(self, step: AttachFastpath | SwitchFastpath) -> None:
         if running_build(self._pins, step.port) != step.build:

@@ -43,7 +43,7 @@ from pliant.policy.documents import policy_from_document
 
 ROUNDS = 25
 DEADLINE_S = 10.0
-QUIET_S, LOOK_S = 0.1, 0.0002
+QUIET_S, LOOK_S = 0.2, 0.0002
 RECEIVE_BYTES = 1 << 20
 RULES = (
     "add table ip bench; add chain ip bench c { type filter hook forward priority 0; };"
@@ -210,8 +210,8 @@ def _reaction(router: Router, change: Change, command: str, *, is_back: bool) ->
     """Milliseconds until what was wrong was disabled (None where nothing was), and until all was right."""
     watched = router.names | change.extra
     wanted = router.names if is_back else (router.names | change.extra) - change.without
-    before, rules = router.programs(watched), router.rules()
     router.settle()
+    before, rules = router.programs(watched), router.rules()
     process = subprocess.Popen(["sh", "-c", command])
     began = router.heard()
 

@@ -31,11 +31,12 @@ class Bridged:
     right: Host
     switch: Host
     ports: tuple[str, str]
+    mode: Mode
     accelerated: Acceleration
 
     def counted(self, name: str) -> dict[str, int]:
         """Bytes by what became of them."""
-        port = Port(interface(self.switch, name).number, Mode.NATIVE)
+        port = Port(interface(self.switch, name).number, self.mode)
         counts = read_counts(self.accelerated.pins, port)
         return {counted_reasons()[number]: count.bytes for number, count in enumerate(counts)}
 
@@ -45,7 +46,7 @@ class Bridged:
         return {entry["mac"] for entry in shown if entry.get("state") != "permanent"}
 
 
-def bridged(lab: Lab, *, offloads: bool) -> Bridged:
+def bridged(lab: Lab, *, offloads: bool, mode: Mode = Mode.NATIVE) -> Bridged:
     left, switch, right = lab.host("left"), lab.host("switch"), lab.host("right")
     links = [lab.link(station, switch, offloads=offloads) for station in (left, right)]
     switch.ip("link add br0 type bridge", "link set br0 up")
@@ -55,14 +56,7 @@ def bridged(lab: Lab, *, offloads: bool) -> Bridged:
         with station.inside():
             switch_aggregation(link.interface_of(station), on=True)
     one, other = (link.interface_of(switch) for link in links)
-    return Bridged(left, right, switch, (one, other), Acceleration(switch, [one, other]))
-
-
-@pytest.fixture(params=[False, True], ids=["checksums made", "checksums left to hardware"])
-def network(request: pytest.FixtureRequest, mounts: PrivateMounts) -> Iterator[Bridged]:
-    del mounts
-    with Lab("bridged") as lab:
-        yield bridged(lab, offloads=request.param)
+    return Bridged(left, right, switch, (one, other), mode, Acceleration(switch, [one, other], mode=mode))
 
 
 @pytest.fixture
@@ -77,15 +71,28 @@ def exchange(client: TcpClient, size: int) -> None:
     client.receive(size)
 
 
-def test_a_connection_goes_over_the_bridge(network: Bridged, request: pytest.FixtureRequest) -> None:
-    with TcpServer(network.right, ["[::]:80"]) as server, TcpClient(network.left) as client:
-        client.connect(ADDRESSES[1], server.port)
-        with network.accelerated.on():
-            exchange(client, SIZE)
-            found = [network.counted(name) for name in network.ports]
-    left_to_hardware = "hardware" in request.node.name
-    for counted in found:
-        assert counted["unfinished" if left_to_hardware else "forwarded"] > SIZE * 0.9
+WAYS = (
+    # checksums left to hardware, mode, what becomes of most of it
+    (False, Mode.NATIVE, "forwarded"),
+    (True, Mode.NATIVE, "unfinished"),
+    (False, Mode.GENERIC, "forwarded"),
+    (True, Mode.GENERIC, "too big"),
+)
+
+
+@pytest.mark.parametrize(("offloads", "mode", "becomes"), WAYS)
+def test_a_connection_goes_over_the_bridge(
+    mounts: PrivateMounts, offloads: bool, mode: Mode, becomes: str
+) -> None:
+    del mounts
+    with Lab("bridged") as lab:
+        network = bridged(lab, offloads=offloads, mode=mode)
+        with TcpServer(network.right, ["[::]:80"]) as server, TcpClient(network.left) as client:
+            client.connect(ADDRESSES[1], server.port)
+            with network.accelerated.on():
+                exchange(client, SIZE)
+                found = [network.counted(name) for name in network.ports]
+    assert all(counted[becomes] > SIZE * 0.9 for counted in found)
 
 
 def test_stations_do_not_age_while_their_frames_are_accelerated(plain: Bridged) -> None:

@@ -13,7 +13,7 @@ from pliant.kernel.errors import KernelError, NoPermission, NotSupported, Refuse
 from pliant.kernel.maps import Map, MapType
 from pliant.kernel.objects import LoadedObject, load
 from pliant.kernel.programs import ProgramType
-from pliant.kernel.refusal import write_log
+from pliant.kernel.refusal import load_error, write_log
 from pliant.kernel.uapi import MMAPABLE
 
 pytestmark = pytest.mark.root
@@ -131,6 +131,16 @@ def test_a_function_the_kernel_lacks_is_named(compiled: Compiled) -> None:
         NotSupported, match=r"eager \(missing\.bpf\.o\): this kernel lacks pliant_no_such_function"
     ):
         load(compiled("missing"), feature="eager")
+
+
+def test_a_kernel_that_reads_no_memory_without_a_type_is_told() -> None:
+    said = [  # what kernels before 6.17 say of bpf_rdonly_cast(address, 0)
+        "libbpf: prog 'bridge_xdp': -- BEGIN PROG LOAD LOG --\n18: (85) call bpf_rdonly_cast#57914\n"
+        "kfunc bpf_rdonly_cast type ID argument must be of a struct\n-- END PROG LOAD LOG --"
+    ]
+    error = load_error("bridge_xdp", Path("bridge_xdp.bpf.o"), errno.EINVAL, said)
+    assert isinstance(error, NotSupported)
+    assert "lacks bpf_rdonly_cast() of memory without a type, which Linux 6.17 has" in error.message
 
 
 def test_a_log_goes_elsewhere_when_its_directory_is_not_ours(

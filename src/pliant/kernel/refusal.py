@@ -24,6 +24,7 @@ _LACKS = re.compile(
     r"|unknown func (?P<unknown>\S+)"
     r"|program of this type cannot use helper (?P<denied>\S+)"
     r"|extern \(func ksym\) '(?P<kfunc>\w+)': not found"
+    r"|kfunc (?P<plain>bpf_rdonly_cast) type ID argument must be of a struct"
     r"|struct_ops init_kern (?P<ops>\w+): struct (?:\S+) is not found"
 )
 
@@ -36,6 +37,8 @@ def load_error(feature: str, path: Path, number: int, messages: Sequence[str]) -
     lacks = _LACKS.search(text)
     if lacks:
         name = next(group for group in lacks.groups() if group)
+        if lacks["plain"]:
+            name += "() of memory without a type, which Linux 6.17 has"
         return NotSupported(f"{where}: this kernel lacks {name}", errno=number)
     if log:
         program, cause = log["program"], _cause(log["log"])

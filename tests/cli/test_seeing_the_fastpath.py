@@ -170,6 +170,39 @@ def test_what_rules_drop_is_told_from_what_is_sent_on(routed: Routed) -> None:
         routed.pliant("repair")
 
 
+def test_a_translated_packet_is_explained_as_it_is_routed(routed: Routed) -> None:
+    rules = f"""table ip n {{
+      chain d {{ type nat hook prerouting priority -100; ip daddr 203.0.113.9 udp dport 53 dnat {routed.to}:{PORT}; }}
+      chain c {{ type filter hook forward priority 0; ct state established accept; }}
+    }}
+    """
+    routed.router.run(["nft", "-f", "-"], given=rules)
+    gateway = routed.sender.links[0].address_of(routed.router)
+    routed.sender.run(["ip", "route", "add", "203.0.113.9", "via", str(gateway)])
+    try:
+        with routed.receiver.inside():
+            server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with routed.sender.inside():
+            client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with server, client:
+            server.bind((routed.to, PORT))
+            server.settimeout(20)
+            client.settimeout(20)
+            client.sendto(b"there", ("203.0.113.9", 53))
+            server.sendto(b"back", server.recvfrom(9)[1])
+            assert client.recv(9) == b"back"
+            own = client.getsockname()[1]
+            [found] = routed.explained(f"src={routed.source} sport={own} dst=203.0.113.9 dport=53 proto=udp")
+    finally:
+        routed.router.run(["nft", "delete", "table", "ip", "n"])
+        routed.sender.run(["ip", "route", "del", "203.0.113.9"])
+        routed.pliant("repair")  # rules have changed: till then all is the kernel's
+    assert found["connection"].startswith("established")
+    assert f"becomes {routed.source}.{own} > {routed.to}.{PORT}" in found["connection"]
+    assert found["route"]["route"].endswith(f"dev {routed.right} table main")
+    assert (found["filter"]["verdict"], found["filter"]["rules"][-1]["applied"]) == ("accept", True)
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [

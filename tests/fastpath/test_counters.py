@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from pliant.agent.daemon.metrics import fastpath_values
+from pliant.agent.fastpath import FastpathGround
 from pliant.fastpath.counters import ACCELERATED, LEFT, Key, read_counters
 from pliant.observe.fastpath import Counted
 from tests.fastpath.fastpath_row import Fastpath, Row
@@ -98,3 +100,16 @@ def test_every_packet_is_counted_once_and_as_the_kernel_counts_it(fastpath: Fast
     sent = devices_after[row.right].packets_out - devices_before[row.right].packets_out
     assert accelerated.packets <= sent <= accelerated.packets + 20  # the kernel's own: confirming, neighbours
     assert expiring == Counter({"route4": 5, "route6": 5})
+
+
+def test_metrics_are_the_counters(fastpath: Fastpath, row: Row) -> None:
+    fastpath.become(fastpath.acceleration(row.left))
+    send(row, str(row.receiver.links[0].address_of(row.receiver)), SENT)
+    with row.router.inside():
+        found = dict(fastpath_values(FastpathGround(fastpath.ground.pins.root)))
+    counted = counters(fastpath)
+    shown = dict(found["pliant_fastpath_packets_total"])
+    key = (row.left, "route4", "accelerated", "")
+    assert shown[key] == counted[Key(*key)].packets > SENT * 0.5
+    assert sum(shown.values()) == sum(one.packets for one in counted.values())
+    assert found["pliant_fastpath_interfaces_count"] == [(("native",), 1)]

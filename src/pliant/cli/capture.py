@@ -133,9 +133,8 @@ def _announce(held: Capture) -> None:
 
 def _conclude(held: Capture, taken: int) -> None:
     tally = held.tally()
-    lost = f", {tally.lost} of them lost" if tally.lost else ""
-    wanted = f"{tally.wanted} accelerated ones seen that were asked for{lost}"
-    click.echo(f"{taken} packets captured; {wanted}", err=True)
+    lost = f"; {tally.lost} lost, since they were not read in time" if tally.lost else ""
+    click.echo(f"{taken} packets captured{lost}", err=True)
     if tally.dropped:
         what = "packets were dropped in place, as nftables says: those no capture sees"
         click.echo(f"{tally.dropped} {what}", err=True)

@@ -222,6 +222,7 @@ def _told(found: Explained) -> dict[str, str]:
         "why": found.sentence,
         "route": route,
         "out": f"{found.out}{hop}" if found.out else "",
+        "connection": found.connection,
         "rule": f"{found.filter.verdict}: {found.filter.because}" if found.filter else "",
         "says": where,
         "obstacles": "\n".join(f"{reason.sentence} ({reason.look})" for reason in found.obstacles[1:]),

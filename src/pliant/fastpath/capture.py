@@ -50,14 +50,14 @@ _U32 = struct.Struct("=I")
 _LOOK_AGAIN_S = 0.5
 _PASS, _REDIRECT = 2, 4  # enum xdp_action
 _ETH_P_ALL = 3
-_SOL_PACKET, _IGNORE_OUTGOING = 263, 23
-_SO_ATTACH_FILTER, _SO_TIMESTAMPNS = 26, 35
+_SOL_PACKET, _STATISTICS, _IGNORE_OUTGOING = 263, 6, 23
+_SO_ATTACH_FILTER, _SO_RCVBUFFORCE, _SO_TIMESTAMPNS = 26, 33, 35
 _ROOM_BYTES = 1 << 23
 _TIME = struct.Struct("=qq")  # struct timespec
 
 
 class Tally(NamedTuple):
-    """Accelerated packets that were seen, those that the filter wanted, and those lost since nobody read in time.
+    """Accelerated packets that were seen, those that the filter wanted, and all packets lost since nobody read in time.
 
     ``dropped`` are those that fast paths have dropped meanwhile, whatever the filter says: these nobody sees.
     """
@@ -110,6 +110,7 @@ class _Interface:
             self.program = program.id
         self.hooked = hooked_program(pins, port)
         self._trial: Trial | None = None
+        self._lost = 0
         with contextlib.suppress(KernelError):  # of another build: its packets have no reason then
             self._trial = Trial(pins, port, build)
         self.socket = _listen(name, filter)
@@ -127,6 +128,11 @@ class _Interface:
             return Captured(stored, is_accelerated=True)
         return Captured(stored, is_accelerated=False, reason="confirming")
 
+    def lost(self) -> int:
+        """Packets that did not fit into the socket's queue so far."""
+        self._lost += struct.unpack("=II", self.socket.getsockopt(_SOL_PACKET, _STATISTICS, 8))[1]
+        return self._lost
+
     def close(self) -> None:
         self.socket.close()
         if self._trial is not None:
@@ -142,7 +148,7 @@ def _listen(name: str, filter: bytes) -> socket.socket:
             program = struct.pack("HxxxxxxP", len(filter) // _INSTRUCTION_BYTES, ctypes.addressof(code))
             made.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
         made.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _ROOM_BYTES)
+        made.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _ROOM_BYTES)
         made.setsockopt(_SOL_PACKET, _IGNORE_OUTGOING, 1)
         made.bind((name, _ETH_P_ALL))
     except OSError as error:
@@ -291,6 +297,7 @@ class Capture:
         value = self._tallies.get(bytes(4)) or b""
         columns = zip(*map(_TALLY.unpack, self._tallies.percpu(value)), strict=True)
         seen, wanted, lost = (sum(column) for column in columns)
+        lost += sum(interface.lost() for interface in self._interfaces.values())
         return Tally(seen, wanted, lost, self._dropped() - self._dropped_before)
 
     def _dropped(self) -> int:

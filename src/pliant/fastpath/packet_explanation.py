@@ -21,6 +21,7 @@ from pliant.fastpath.reasons import Reason
 from pliant.fastpath.ruleset_walk import ESTABLISHED, INVALID, NEW, RELATED, UNTRACKED, Packet, Walk, walk
 from pliant.fastpath.topology import Port as Way
 from pliant.fastpath.topology import Topology
+from pliant.fastpath.tracked_packet import Tracked, as_tracked
 from pliant.fastpath.trial import Trial, Verdict
 from pliant.kernel.errors import KernelError
 from pliant.kernel.nftables_rules import Rules
@@ -75,6 +76,7 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
     }
 )
 """What the reasons that programs count mean; those that are not here are told by their name."""
+_SAY_CT = "no connection of it is tracked: say ct=new, or what else its state is, where a rule asks for that"
 _ANEW = "each time that its flow is looked at anew, a packet goes to the kernel, which drops it"
 
 
@@ -98,6 +100,7 @@ class Explained:
     out: str = ""
     next_hop: str = ""
     filter: Walk | None = None
+    connection: str = ""
     obstacles: tuple[Reason, ...] = ()
     notes: tuple[str, ...] = field(default=())
 
@@ -113,6 +116,7 @@ class Explained:
             "route": _route_data(self.route),
             "out": self.out or None,
             "nextHop": self.next_hop or None,
+            "connection": self.connection or None,
             "filter": _filter_data(self.filter),
             "obstacles": [dataclasses.asdict(reason) for reason in self.obstacles],
             "notes": list(self.notes),
@@ -166,9 +170,16 @@ class Judge:
         """What becomes of a frame that comes in by an interface."""
         way, frame = self._way(name), read_frame(data)
         verdict, notes = self._verdict(way, data)
-        route = None if self._is_port(way) else self._route(way, frame, mark)
+        tracked = self._tracked(frame)
+        routed = tracked.frame if tracked else frame
+        ct_state = tracked.state if tracked and ct_state is None else ct_state
+        route = None if self._is_port(way) else self._route(way, routed, mark)
         out = self._out(way, frame, verdict, route)
-        filter_ = self._filter(way, frame, out, mark, ct_state) if route and route.kind == "unicast" else None
+        filter_ = None
+        if route and route.kind == "unicast":
+            filter_ = self._filter(way, routed, out, mark, ct_state)
+        if filter_ and filter_.verdict == "unknown" and ct_state is None:
+            notes += (_SAY_CT,)
         module = self._module(way, frame)
         shared: dict[str, Any] = {
             "line": line_of(frame),
@@ -177,6 +188,7 @@ class Judge:
             "route": route,
             "out": out,
             "filter": filter_,
+            "connection": tracked.sentence if tracked else "",
         }
         if verdict is not None:
             hop = verdict.frame[:6].hex(":") if verdict.is_forwarded else ""
@@ -236,6 +248,11 @@ class Judge:
                 except KernelError as error:
                     return f"a fast path runs there, but could not be asked: {error.message}"
         return ""
+
+    def _tracked(self, frame: Frame) -> Tracked | None:
+        with contextlib.suppress(KernelError):
+            return as_tracked(frame)
+        return None
 
     def _route(self, way: Way, frame: Frame, mark: int) -> Answer | None:
         if frame.saddr is None or frame.daddr is None:

@@ -3,13 +3,23 @@
 
 from __future__ import annotations
 
+import errno as codes
+import socket
 import struct
 from dataclasses import dataclass
 from enum import IntFlag
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
-from pliant.kernel.netlink import NETLINK_NETFILTER, Attributes, Netlink, attributes, network_number
+from pliant.kernel.errors import KernelError
+from pliant.kernel.netlink import (
+    NETLINK_NETFILTER,
+    Attributes,
+    Netlink,
+    attribute,
+    attributes,
+    network_number,
+)
 
 _SUBSYSTEM = 1 << 8  # NFNL_SUBSYS_CTNETLINK
 _GET, _DELETE = _SUBSYSTEM | 1, _SUBSYSTEM | 2
@@ -17,6 +27,8 @@ _HEADER = struct.Struct("=BBH")  # struct nfgenmsg
 _TUPLE_ORIGINAL, _TUPLE_REPLY, _STATUS, _PROTOINFO, _TIMEOUT, _MARK = 1, 2, 3, 4, 7, 8  # CTA_*
 _PROTOINFO_TCP, _TCP_STATE = 1, 1
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
+_NESTED = 0x8000  # NLA_F_NESTED
+_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _SOURCES, _DESTINATIONS = (1, 3), (2, 4)  # IPv4's and IPv6's
 
 Address = IPv4Address | IPv6Address
@@ -66,6 +78,31 @@ def read_connections(netns: Path | int | None = None) -> list[Connection]:
     with Netlink(NETLINK_NETFILTER, netns) as netlink:
         found = netlink.dump(_GET, _HEADER.pack(0, 0, 0), "list the tracked connections")
     return [_connection(attributes(message, _HEADER.size)) for message in found]
+
+
+def find_connection(wanted: Tuple, netns: Path | int | None = None) -> Connection | None:
+    """The connection that packets with these addresses and ports are of, in either direction.
+
+    None where there is none, or nothing is tracked. Raises :class:`KernelError`.
+    """
+    body = _HEADER.pack(_FAMILIES[wanted.source.version], 0, 0) + _encoded(wanted)
+    with Netlink(NETLINK_NETFILTER, netns) as netlink:
+        try:
+            found = netlink.ask(_GET, body, "look up a connection")
+        except KernelError as error:
+            if error.errno in (codes.ENOENT, codes.EINVAL, codes.EOPNOTSUPP):
+                return None
+            raise
+    return _connection(attributes(found, _HEADER.size))
+
+
+def _encoded(wanted: Tuple) -> bytes:
+    kinds = (_SOURCES[0], _DESTINATIONS[0]) if wanted.source.version == 4 else (_SOURCES[1], _DESTINATIONS[1])
+    addresses = attribute(kinds[0], wanted.source.packed) + attribute(kinds[1], wanted.destination.packed)
+    ports = (wanted.source_port.to_bytes(2, "big"), wanted.destination_port.to_bytes(2, "big"))
+    protocol = attribute(1, bytes([wanted.protocol])) + attribute(2, ports[0]) + attribute(3, ports[1])
+    parts = attribute(_NESTED | _TUPLE_IP, addresses) + attribute(_NESTED | _TUPLE_PROTO, protocol)
+    return attribute(_NESTED | _TUPLE_ORIGINAL, parts)
 
 
 def forget_connections(netns: Path | int | None = None) -> None:

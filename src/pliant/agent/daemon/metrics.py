@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from pliant.agent.daemon.agent import Agent
-    from pliant.fastpath.counters import Key
-    from pliant.observe.fastpath import Counted
+    from pliant.agent.fastpath import FastpathGround
 
 MOST_POLICIES = 500
 MOST_INTERFACES = 200
@@ -191,7 +190,8 @@ def families(agent: Agent) -> Iterator[Family]:
     yield family("pliant_look_seconds", agent.look_seconds)
     yield family("pliant_attach_seconds", agent.attach_seconds)
     yield family("pliant_fastpath_reaction_seconds", agent.reaction_seconds)
-    yield from _fastpath(agent, family)
+    for name, values in fastpath_values(agent.host.fastpath):
+        yield family(name, values)
     yield family("pliant_events_count", [((k,), n) for k, n in agent.journal.events.counts().items()])
     yield family("pliant_policy_connections_total", _connections(agent))
     yield family(
@@ -208,9 +208,12 @@ def families(agent: Agent) -> Iterator[Family]:
     )
 
 
-def _fastpath(agent: Agent, family: Callable[[str, Iterable[Value] | Timings], Family]) -> Iterator[Family]:
-    found = agent.host.fastpath.found()
-    counted = _counted(agent) if found.ports else {}
+def fastpath_values(ground: FastpathGround) -> Iterator[tuple[str, list[Value]]]:
+    """The metrics of a fast path by their names."""
+    from pliant.fastpath.counters import read_counters
+
+    found = ground.found()
+    counted = read_counters(ground.pins, found) if found.ports else {}
     kept = frozenset(sorted({key.interface for key in counted})[:MOST_INTERFACES])
     packets, octets = Counter[tuple[str, ...]](), Counter[tuple[str, ...]]()
     for key, one in counted.items():
@@ -218,16 +221,10 @@ def _fastpath(agent: Agent, family: Callable[[str, Iterable[Value] | Timings], F
         labels = (interface, key.module, key.verdict, key.reason.replace(" ", "_"))
         packets[labels] += one.packets
         octets[labels] += one.bytes
-    yield family("pliant_fastpath_packets_total", packets.items())
-    yield family("pliant_fastpath_bytes_total", octets.items())
     modes = Counter(str(port.mode) for port in found.running)
-    yield family("pliant_fastpath_interfaces_count", [((mode,), count) for mode, count in modes.items()])
-
-
-def _counted(agent: Agent) -> dict[Key, Counted]:
-    from pliant.fastpath.counters import read_counters
-
-    return read_counters(agent.host.fastpath.pins, agent.host.fastpath.found())
+    yield "pliant_fastpath_packets_total", list(packets.items())
+    yield "pliant_fastpath_bytes_total", list(octets.items())
+    yield "pliant_fastpath_interfaces_count", [((mode,), count) for mode, count in modes.items()]
 
 
 def _policies(agent: Agent) -> list[Value]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from pliant.fastpath.ruleset_draft import Draft, Label
-from pliant.fastpath.ruleset_rows import UNDECIDED, Begins, Kind, Left, Row, Rows
+from pliant.fastpath.ruleset_rows import UNDECIDED, Begins, Kind, Left, Row, Rows, digested
 from pliant.fastpath.ruleset_rule import RuleWriter
 from pliant.fastpath.ruleset_sets import Sets
 from pliant.fastpath.ruleset_symbols import Place
@@ -43,7 +43,9 @@ def compile_ruleset(rules: Rules) -> Rows:
         Row(Kind.BEGIN, target=found.rows[number].target, otherwise=begins[family] | written[family])
         for number, family in enumerate(FAMILIES)
     ]
-    return Rows(found.generation, (*first, *found.rows[2:]), found.members, found.prefixes, found.left)
+    return digested(
+        Rows(found.generation, (*first, *found.rows[2:]), found.members, found.prefixes, found.left)
+    )
 
 
 def _begins(rules: Rules, family: int) -> Begins:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum, IntFlag
 from hashlib import blake2b
 
@@ -126,8 +126,7 @@ class Rows:
     """A ruleset of one generation, compiled.
 
     Row 0 begins IPv4, row 1 IPv6. ``members`` and ``prefixes`` say at which row it goes on, 0 means the next. ``left``
-    says why rows leave packets to the kernel. An acceptance that comes to ``guarded`` rows holds for TCP without SYN,
-    FIN and RST only.
+    says why rows leave packets to the kernel. ``digest`` tells rows from others, whatever their generation.
     """
 
     generation: int
@@ -135,13 +134,7 @@ class Rows:
     members: Mapping[Member, int] = field(default_factory=dict)
     prefixes: Mapping[Prefix, int] = field(default_factory=dict)
     left: tuple[Left, ...] = ()
-
-    @property
-    def digest(self) -> int:
-        """What tells one set of rows from another, whatever its generation."""
-        found = (self.rows, sorted((m.set, m.key, t) for m, t in self.members.items()),
-                 sorted((p.set, p.key, p.bits, t) for p, t in self.prefixes.items()))  # fmt: skip
-        return int.from_bytes(blake2b(repr(found).encode(), digest_size=7).digest(), "little") | 1
+    digest: int = 0
 
     def begins(self, family: int) -> Begins:
         """What is known of all rows of IPv4 (4) or IPv6 (6)."""
@@ -164,9 +157,24 @@ def encode_prefix(half: int, prefix: Prefix) -> bytes:
     return _PREFIX.pack(_SET_BITS + prefix.bits, half, prefix.set, prefix.key)
 
 
+def digested(rows: Rows) -> Rows:
+    """The same with its digest, which is never 0."""
+    digest = blake2b(digest_size=7)
+    for row in rows.rows:
+        digest.update(encode_row(row))
+    members = sorted((encode_member(0, member), target) for member, target in rows.members.items())
+    prefixes = sorted((encode_prefix(0, prefix), target) for prefix, target in rows.prefixes.items())
+    for key, target in (*members, *prefixes):
+        digest.update(key + target.to_bytes(4, "little"))
+    return replace(rows, digest=int.from_bytes(digest.digest(), "little") | 1)
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What rows say of a packet: ``accept``, ``refuse`` or ``leave``, and why it is left; ``guarded`` see Rows."""
+    """What rows say of a packet: ``accept``, ``refuse`` or ``leave``, and why it is left.
+
+    ``guarded``: that it is accepted holds for TCP without SYN, FIN and RST only.
+    """
 
     verdict: str
     left: Left | None = None

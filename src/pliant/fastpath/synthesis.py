@@ -58,7 +58,8 @@ def synthesize(
     exits = frozenset(way.index for way in topology.ports if way.sends)
     if not any(acceleration.object in (ROUTING, PODS) for acceleration in wanted.values()):
         return FastpathTarget(wanted, exits)
-    names = {at.index: at.name for at in topology.facts.interfaces}
+    asked = exits | {port.ifindex for port in wanted}
+    names = {at.index: at.name for at in topology.facts.interfaces if at.index in asked}
     return FastpathTarget(wanted, exits, compiled(topology.facts.nftables), names)
 
 

@@ -112,24 +112,21 @@ def filtered_way(fastpath: Fastpath) -> Iterator[Way]:
     """The row's router with routes to all sources, and nothing in the rules."""
     row = fastpath.row
     near, far = _only_interface(row.sender), _only_interface(row.receiver)
-    macs = {
-        name: _mac(host, name)
-        for host, name in ((row.sender, near), (row.router, row.left), (row.receiver, far))
-    }
+    sender_mac, receiver_mac = _mac(row.sender, near), _mac(row.receiver, far)
     targets, commands = {}, []
     for family, length in ((4, 24), (6, 32)):
         targets[family] = _address(row.receiver, far, family)
         sender = _address(row.sender, near, family)
         commands += [
-            f"neighbour replace {targets[family]} lladdr {macs[far].hex(':')} dev {row.right} nud permanent",
-            f"neighbour replace {sender} lladdr {macs[near].hex(':')} dev {row.left} nud permanent",
+            f"neighbour replace {targets[family]} lladdr {receiver_mac.hex(':')} dev {row.right} nud permanent",
+            f"neighbour replace {sender} lladdr {sender_mac.hex(':')} dev {row.left} nud permanent",
             *_routes(family, length, sender, row.left),
         ]
     row.router.ip(*commands)
     around = Around(
         row.left, row.right, fastpath.port(row.left).ifindex, fastpath.port(row.right).ifindex, targets
     )
-    ethernet = {f: macs[row.left] + macs[near] + kind for f, kind in _ETHERTYPES.items()}
+    ethernet = {f: _mac(row.router, row.left) + sender_mac + kind for f, kind in _ETHERTYPES.items()}
     with _tap(row.sender, near) as sender_tap, _tap(row.receiver, far) as receiver_tap:
         yield Way(fastpath, around, sender_tap, receiver_tap, ethernet)
     row.router.run(["nft", "flush", "ruleset"])

@@ -6,6 +6,8 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import socket
+import time
 from collections import Counter
 from collections.abc import Iterator
 
@@ -177,3 +179,42 @@ def test_interfaces_are_known_by_name_and_by_wildcard(way: Way) -> None:
         way.follow()
         for _ in range(2):
             assert way.through(sent, next(_lasts)) == ([1] if passes else []), rule
+
+
+def test_established_connections_are_accelerated_until_the_rules_say_otherwise(way: Way) -> None:
+    """What a connection's first packets may is asked by the kernel, what the others may by the fast path."""
+    stateful = "ct state established,related accept\nct state invalid drop\nct state new udp dport 53 accept"
+    way.nft(base(stateful, policy="drop"))
+    way.follow()
+    row = way.fastpath.row
+    with row.receiver.inside():
+        server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with row.sender.inside():
+        client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with server, client:
+        server.bind((way.around.targets[4], 53))
+        client.connect((way.around.targets[4], 53))
+        for sock in (server, client):
+            sock.settimeout(5)
+
+        def exchange() -> None:
+            client.send(b"?")
+            _, back = server.recvfrom(16)
+            server.sendto(b"!", back)
+            assert client.recv(16) == b"!"
+
+        deadline = time.monotonic() + 20  # conntrack takes it for a stream after two seconds
+        before = way.counts()
+        while way.counts()["forwarded"] < before["forwarded"] + 20:
+            assert time.monotonic() < deadline, way.counts()
+            exchange()
+        way.nft(base("ct state established drop\nct state new udp dport 53 accept"))
+        client.settimeout(0.2)
+        for turn in range(2):
+            client.send(b"?")
+            with pytest.raises(TimeoutError):
+                client.recv(16)
+            if not turn:
+                way.follow()
+                before = way.counts()
+        assert way.counts()["refused"] > before["refused"]

@@ -6,9 +6,17 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from tests.oracle.case import Case, Change
-from tests.oracle.configurations import FAMILIES, FOUR, Family, changes, configurations, ports
+from tests.oracle.configurations import (
+    FAMILIES,
+    FOUR,
+    Configuration,
+    Family,
+    changes,
+    configurations,
+    ports,
+)
 from tests.oracle.packets import frames
-from tests.oracle.router import port_name
+from tests.oracle.router import PORTS, port_name
 
 _FEWEST_FRAMES, _MOST_FRAMES = 20, 28
 _VERDICTS = (
@@ -132,6 +140,7 @@ def rulesets(draw: st.DrawFn) -> tuple[str, ...]:
         found += [
             f"nft add table {family} u",
             f"nft add chain {family} u c {{ type filter hook {hook} priority {priority}; }}",
+            f"nft add rule {family} u c {draw(st.sampled_from(('iifname p0', 'oifname p1', 'iifname p2')))} drop",
             f"nft add rule {family} u c udp dport {draw(st.sampled_from(_PORTS))} "
             f"{draw(st.sampled_from(('drop', 'counter', 'accept')))}",
         ]
@@ -156,9 +165,33 @@ def _changes(draw: st.DrawFn, made: tuple[str, ...]) -> Change:
 
 
 @st.composite
+def _routers(draw: st.DrawFn) -> Configuration:
+    """Mostly one that forwards whatever has somewhere to go: it is the rules that matter."""
+    if draw(st.integers(0, 3)) == 0:
+        return draw(configurations())
+    commands = []
+    for family in FAMILIES:
+        for port in range(PORTS):
+            name, nodad = port_name(port), "" if family is FOUR else " nodad"
+            commands.append(
+                f"{family.option} address add {family.own.format(port)}/{family.length} dev {name}{nodad}"
+            )
+            for number, other in enumerate(family.others, 1):
+                station = f"02:00:00:00:{16 + port:02x}:{number:02x}"
+                commands.append(
+                    f"{family.option} neigh replace {other.format(port)} lladdr {station} dev {name} nud permanent"
+                )
+        for prefix in ("default", *family.prefixes[1:4]):
+            port = draw(ports)
+            gateway = family.others[0].format(port)
+            commands.append(f"{family.option} route replace {prefix} via {gateway} dev {port_name(port)}")
+    return Configuration(tuple(commands), ())
+
+
+@st.composite
 def cases(draw: st.DrawFn) -> Case:
     """A router with rules; mostly it is the rules that change."""
-    made = draw(configurations())
+    made = draw(_routers())
     count = draw(st.integers(_FEWEST_FRAMES, _MOST_FRAMES))
     sent = tuple(draw(frames(number)) for number in range(1, count + 1))
     rules = draw(rulesets())

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pliant.bench.acceleration import Acceleration
 from pliant.bench.bench import Bench, Options, Sample
 from pliant.bench.forwarding import Row, one_core
+from pliant.bench.gateway import rules, ruleset
 from pliant.bench.place import private_mounts
 from pliant.errors import PliantError
 from pliant.kernel.programs import Program
@@ -50,6 +51,12 @@ def routed(row: Row) -> None:
         )
     row.router.add_route("198.19.0.0/16", far.address_of(row.sink))
     row.router.add_route("2001:2:1::/48", far.address6_of(row.sink))
+
+
+def filtered(row: Row) -> None:
+    """Likewise, with twenty rules of nftables that none of the packets is for."""
+    routed(row)
+    row.router.run(["nft", "-f", "-"], given=ruleset(rules(), stateful=False))
 
 
 def packets4(row: Row, count: int = 1) -> list[bytes]:
@@ -108,6 +115,8 @@ CASES = (
     Case("left_ns", routed, broadcast, _PASS),
     Case("bridge_ns", bridged, between_stations),
     Case("bridge_first_ns", bridged, lambda row: between_stations(row, TESTS), repeated=False),
+    Case("filter4_ns", filtered, packets4),
+    Case("filter4_first_ns", filtered, lambda row: packets4(row, TESTS), repeated=False),
 )
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from pliant.kernel.conntrack import Status, forget_connections
 from pliant.lab.frames import tcp_frame, udp_frame
-from pliant.lab.interface import switch_checksums
+from pliant.lab.interface import switch_aggregation, switch_checksums
 from pliant.lab.packets import interface
 from tests.fastpath.fastpath_row import Fastpath
 from tests.fastpath.gateway import AGED_S, Datagrams, Gateway, Stream, gateway, until
@@ -246,3 +246,39 @@ def test_errors_of_icmp_are_the_kernels(masquerade: Gateway, datagrams: Datagram
     with pytest.raises(ConnectionRefusedError):
         datagrams.client.recv(10)
     assert masquerade.counted()["QUOTING"] == 1
+
+
+def test_a_masqueraded_connection_that_would_leave_elsewhere_is_ended_by_the_kernel(
+    fastpath: Fastpath,
+) -> None:
+    row = fastpath.row
+    to = row.receiver.links[0].address_of(row.receiver)
+    rules = "chain c { type nat hook postrouting priority srcnat; masquerade; }"
+    row.router.ip(
+        "link add other type veth peer name beyond",
+        "link set beyond up",
+        "address add 198.51.100.1/24 dev other",
+        "link set other up",
+        "neigh replace 198.51.100.2 lladdr 02:00:00:00:00:99 dev other nud permanent",
+    )
+    try:
+        with row.router.inside():
+            switch_aggregation("beyond", on=True)
+        with (
+            gateway(fastpath, f"table ip t {{ {rules}; }}") as there,
+            closing(Datagrams(row.sender, row.receiver, socket.AF_INET, PORT)) as ends,
+        ):
+            there.accelerate()
+            ends.assure(there, to, PORT)
+            ends.exchange(to, PORT)
+            row.router.ip(f"route replace {to}/32 via 198.51.100.2 dev other")
+            before = there.counted(row.left)
+            ends.client.sendto(b"question", (to, PORT))
+            until(lambda: there.counted(row.left) != before)
+            after = there.counted(row.left)
+            assert after["UNTRACKED"] == before["UNTRACKED"] + 1, str(after)
+            assert after["FORWARDED"] == before["FORWARDED"]
+            assert not there.connections(UDP)
+            row.router.ip(f"route del {to}/32")
+    finally:
+        row.router.ip("link del other")

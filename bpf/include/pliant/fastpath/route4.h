@@ -191,6 +191,8 @@ static __noinline int track4(struct xdp_md *ctx, struct flow4 *flow, struct pack
 	struct nf_conn *ct;
 	__u8 direction;
 
+	if (!can_ask())
+		return UNTRACKED;
 	ct = connection4(ctx, packet, &direction);
 	if (!ct)
 		return UNTRACKED;
@@ -208,7 +210,7 @@ static __noinline int signal4(struct xdp_md *ctx, const struct packet4 *packet, 
 	struct nf_conn *ct;
 	__u8 direction;
 
-	if (!packet)
+	if (!packet || !can_ask())
 		return 0;
 	ct = connection4(ctx, packet, &direction);
 	if (ct) {

@@ -168,6 +168,8 @@ static __noinline int track6(struct xdp_md *ctx, struct flow6 *flow, struct pack
 	struct nf_conn *ct;
 	__u8 direction;
 
+	if (!can_ask())
+		return UNTRACKED;
 	ct = connection6(ctx, packet, &direction);
 	if (!ct)
 		return UNTRACKED;
@@ -184,7 +186,7 @@ static __noinline int signal6(struct xdp_md *ctx, const struct packet6 *packet, 
 	struct nf_conn *ct;
 	__u8 direction;
 
-	if (!packet)
+	if (!packet || !can_ask())
 		return 0;
 	ct = connection6(ctx, packet, &direction);
 	if (ct) {

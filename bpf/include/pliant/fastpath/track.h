@@ -113,9 +113,18 @@ extern struct nf_conn *bpf_xdp_ct_lookup(struct xdp_md *ctx, struct bpf_sock_tup
 extern void bpf_ct_release(struct nf_conn *ct) __ksym __weak;
 extern int bpf_ct_change_timeout(struct nf_conn *ct, __u32 timeout) __ksym __weak;
 
+/* More than fit are the longest that the kernel has. */
 static __always_inline __u32 milliseconds(__u32 jiffies)
 {
-	return (__u64)jiffies * jiffy_us / 1000;
+	__u64 found = (__u64)jiffies * jiffy_us / 1000;
+
+	return found > 0xffffffff ? 0xffffffff : found;
+}
+
+/* Whether the kernel has functions to ask conntrack; where it has not, all packets of connections are its own. */
+static __always_inline bool can_ask(void)
+{
+	return bpf_xdp_ct_lookup && bpf_ct_release && bpf_ct_change_timeout;
 }
 
 static __always_inline __u32 signalled(__u32 slot)

@@ -282,3 +282,27 @@ def test_a_masqueraded_connection_that_would_leave_elsewhere_is_ended_by_the_ker
             row.router.ip(f"route del {to}/32")
     finally:
         row.router.ip("link del other")
+
+
+def test_rules_of_a_home_router_are_asked_beside(fastpath: Fastpath) -> None:
+    row = fastpath.row
+    rules = (
+        "chain f { type filter hook forward priority filter; policy drop; ct state established,related accept; "
+        f"iifname {row.left} accept; }}; "
+        f"chain c {{ type nat hook postrouting priority srcnat; oifname {row.right} masquerade; }}"
+    )
+    with gateway(fastpath, f"table inet t {{ {rules}; }}") as there:
+        there.accelerate()
+        to = server(there)
+        with closing(Stream(row.sender, row.receiver, (to, PORT))) as made:
+            made.carry(bytes(SIZE))
+            made.carry(bytes(SIZE), back=True)
+        with closing(Datagrams(row.sender, row.receiver, socket.AF_INET, PORT)) as ends:
+            ends.assure(there, to, PORT)
+            for _ in range(MANY):
+                ends.exchange(to, PORT)
+        counted = there.counted()
+        assert counted["FORWARDED"] > 1.8 * MANY + 1.8 * SIZE / 1460, str(counted)
+        with row.receiver.inside(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+            stranger.sendto(b"let me in", (row.sender.links[0].address_of(row.sender), PORT))
+        until(lambda: there.counted()["UNTRACKED"] > counted["UNTRACKED"])

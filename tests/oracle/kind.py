@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 from tests.oracle import bridge_constants, constants
 from tests.oracle.case import Case
+from tests.oracle.configurations import FOUR
 from tests.oracle.constants import Variant
 from tests.oracle.filter_router import FilteringRouter
 from tests.oracle.nat_router import NatRouter
-from tests.oracle.router import Router, port_mac
+from tests.oracle.router import PORTS, Router, port_mac
 from tests.oracle.switch import ADDRESS, Switch
 
 
@@ -53,7 +54,13 @@ FILTERING = Kind(
     learns=False,
     rules=True,
 )
-NATTING = ROUTING._replace(device=NatRouter, variant=constants.natting_variant)
+NATTING = ROUTING._replace(
+    device=NatRouter,
+    variant=constants.natting_variant,
+    addresses=frozenset(
+        IPv4Address(FOUR.own.format(port)).packed for port in range(PORTS)
+    ),  # errors are translated
+)
 BRIDGING = Kind(
     Switch,
     "bridge_xdp",

@@ -233,7 +233,11 @@ def test_reaction_measures_every_kind_of_change() -> None:
 @pytest.mark.usefixtures("leaves_nothing")
 def test_overlay_compares_pods_of_a_node_and_of_two() -> None:
     found = measured(run_bench("overlay", 1, scale=0.1))
-    ratios = {f"overlay_{at}{kind}_ratio" for at in ("node", "wire") for kind in ("", "_messages", "_bulk")}
+    ratios = {
+        f"overlay_{at}{kind}_ratio"
+        for at in ("node", "wire")
+        for kind in ("", "_turns", "_messages", "_bulk")
+    }
     assert ratios | {"overlay_bulk_ratio"} <= found.keys()
     assert all(value > 0 for value in found.values())
 

@@ -30,6 +30,7 @@ WINDOW_S = 0.5
 LIBERAL = tuple(f"net.netfilter.nf_conntrack_tcp_{name}" for name in ("be_liberal", "ignore_invalid_rst"))
 UNITS = {
     "requests": ("requests_per_s", "requests a second of processor time", 1.0),
+    "turns": ("turns_per_s", "requests a second of processor time", 1.0),
     "messages": ("messages_mbit", "Mbit a second of processor time", 8e-6),
     "bulk": ("bulk_mbit", "Mbit a second of processor time", 8e-6),
 }
@@ -102,6 +103,7 @@ def samples(found: dict[tuple[str, str, bool], float]) -> Iterator[Sample]:
             ratios[place, kind] = value / found[place, kind, False]
     for place in dict.fromkeys(place for place, _ in ratios):
         yield Sample(f"overlay_{place}_ratio", "ratio", ratios[place, "requests"])
+        yield Sample(f"overlay_{place}_turns_ratio", "ratio", ratios[place, "turns"])
         yield Sample(f"overlay_{place}_messages_ratio", "ratio", ratios[place, "messages"])
         yield Sample(f"overlay_{place}_bulk_ratio", "ratio", ratios[place, "bulk"])
     yield Sample("overlay_bulk_ratio", "ratio", min(r for (_, kind), r in ratios.items() if kind == "bulk"))

@@ -23,6 +23,7 @@ from pliant.agent.lock import HostBusy
 from pliant.agent.off_mark import with_mark
 from pliant.agent.sysctls import said_of_foreign, sysctl_policies, sysctl_statuses
 from pliant.errors import PliantError
+from pliant.fastpath.target import FastpathTarget
 from pliant.features import catalogue, hooked
 from pliant.kernel.cgroup_watch import CgroupWatch
 from pliant.observe.state import HostState
@@ -116,6 +117,7 @@ class Reconciler:
     _in_force: InForce | None = field(default=None, init=False)
     _parsed: dict[str, Policy] = field(default_factory=dict, init=False)
     _found: HostState | None = field(default=None, init=False)
+    _followed: FastpathTarget | None = field(default=None, init=False)
     _matched: Mapping[str, int] = field(default_factory=dict, init=False)
     _names: dict[int, str] = field(default_factory=dict, init=False)
     _refused: dict[int, Refused] = field(default_factory=dict, init=False)
@@ -206,7 +208,7 @@ class Reconciler:
         if cause is Cause.NETWORK:
             return self._follow(cause)
         if cause is not Cause.SERVICES:
-            self._found = None
+            self._found = self._followed = None
             self._refused.clear()
         unsettled = self.journal.interrupted() is not None
         if not unsettled:
@@ -230,8 +232,9 @@ class Reconciler:
         for _ in range(MOST_REFUSALS):
             in_force = self._load()
             target = self.host.fastpath.target(in_force.compiler.wishes)
-            if not self.host.plan_fastpath(target):
+            if target == self._followed:
                 return Outcome(cause, State.SAME)
+            self._followed = None
             with self.host.exclusively():
                 if self._load() is not in_force:
                     continue
@@ -242,6 +245,7 @@ class Reconciler:
                     if not self.host.fastpath.yield_to(failed):
                         raise
                     continue
+                self._followed = target
                 self._found = _after(self._found, plan)
                 if plan:
                     self._notes.add(cause.value, len(plan), (), ())
@@ -306,6 +310,7 @@ class Reconciler:
     # -- adjusting, with the lock in hand
 
     def _adjust(self, cause: Cause) -> Outcome:
+        self._followed = None  # what is planned here takes the network in as well
         refused: list[Refused] = []
         for attempt in range(1, ATTEMPTS + MOST_REFUSALS + 1):
             in_force = self._load()

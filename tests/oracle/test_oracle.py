@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from pliant.lab import PrivateMounts
 from tests.oracle.case import Case, keep, kept_cases
-from tests.oracle.clock import without_limits
 from tests.oracle.configurations import changes, configurations
 from tests.oracle.packets import frames
 from tests.oracle.pair import Pair
@@ -44,10 +43,9 @@ pytestmark = pytest.mark.root
 def routers(mounts: PrivateMounts) -> Iterator[Pair]:
     del mounts
     allowed = os.sched_getaffinity(0)
-    with without_limits():
-        pair = Pair()
-        yield pair
-        pair.close()
+    pair = Pair()
+    yield pair
+    pair.close()
     assert os.sched_getaffinity(0) == allowed
 
 

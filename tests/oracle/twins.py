@@ -17,6 +17,7 @@ from typing import NamedTuple
 from pliant.kernel.objects import load
 from pliant.lab import Lab
 from tests.oracle.case import Case, Change
+from tests.oracle.clock import without_limits
 from tests.oracle.counted import Counted, uneven_counts
 from tests.oracle.fast_router import FastPath
 from tests.oracle.fence import Fence
@@ -42,6 +43,7 @@ class Twins:
     def __init__(self, name: str, exits: Iterable[int] = range(PORTS), kind: Kind = ROUTING) -> None:
         self.kind = kind
         with contextlib.ExitStack() as undo:
+            undo.enter_context(without_limits())
             lab = undo.enter_context(Lab(name))
             tester = lab.host("tester")
             source = Path(str(resources.files("pliant"))) / "objects" / "bench" / "packet_source.bpf.o"

@@ -180,6 +180,15 @@ def test_where_addresses_are_translated_only_the_forward_hook_sees_them_as_they_
     assert verdict(rows, "udp", source="203.0.113.9") == "refuse"
 
 
+def test_chains_of_type_nat_are_no_rules_for_what_is_forwarded(nft: Nft) -> None:
+    chain = "table ip t {{\n chain nat {{\n type nat hook postrouting priority 100; {}\n }}\n }}"
+    rows = compile_ruleset(nft(chain.format("masquerade")))
+    assert (rows.begins(4), rows.begins(6)) == (Begins.EMPTY | Begins.TRACKED, Begins.EMPTY)
+    assert verdict(rows, "udp") == "accept"
+    for alone in ("", "udp dport 53 drop"):
+        assert compile_ruleset(nft(chain.format(alone))).begins(4) == Begins.EMPTY
+
+
 def test_a_ruleset_that_is_too_large_is_left_to_the_kernel(nft: Nft) -> None:
     rules = "\n".join(f"tcp dport {port} ip saddr 10.0.0.{port % 250} accept" for port in range(1, 1500))
     rows = compile_ruleset(nft(chain(rules)))

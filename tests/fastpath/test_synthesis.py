@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from pliant.fastpath.modules import Filter
 from pliant.fastpath.objects import shipped_object
 from pliant.fastpath.synthesis import BRIDGING, ROUTING, synthesize
 from pliant.fastpath.topology import topology
 from pliant.kernel.elf import Elf
+from pliant.kernel.nftables_expressions import Compare, Counter, Payload
+from pliant.kernel.nftables_rules import Chain, Rule, Rules
 from pliant.kernel.rtnetlink import RouteKinds
 from pliant.observe.fastpath import Mode
-from pliant.observe.network import Settings
+from pliant.observe.network import BaseChain, RuleCount, Ruleset, Settings
 from tests.fastpath.test_topology import router, switch
 
 
@@ -30,3 +35,27 @@ def test_a_bridge_port_gets_the_program_of_bridges() -> None:
     assert acceleration.constants.keys() <= Elf(shipped_object(BRIDGING)).variables().keys()
     assert acceleration.constants["checks_ipv4"] == 1
     assert acceleration.constants["checks_ipv6"] == 0
+
+
+def test_rules_are_compiled_or_it_is_said_what_stands_in_their_way() -> None:
+    accepting = BaseChain("ip", "t", "f", "forward", 0, "filter", "accept")
+    counts = Rule(1, (Payload(0, "network", 12, 4), Compare(0, "eq", b"\x0a\0\0\1"), Counter()))
+    chain = Chain("ip", "t", "f", accepting, (counts,))
+    hooks = Ruleset(7, (accepting,), (RuleCount("ip", "t", "f", 1, ("cmp", "counter", "payload")),))
+    found = topology(router(ruleset=hooks, nftables=Rules(7, (chain,))))
+    four, six = (found.ports[0].module(f"filter{family}") for family in (4, 6))
+    assert isinstance(four, Filter)
+    assert four.left == ("rule 1 of ip t f counts packets",)
+    assert six is None
+    target = synthesize(found, {port.index: Mode.NATIVE for port in found.ports})
+    assert target.ruleset is not None
+    assert target.ruleset.generation == 7
+    assert set(target.rule_names.values()) == {"eth0", "eth1"}
+    for acceleration in target.accelerations.values():
+        assert acceleration.constants["follows_ruleset"] == 1
+        assert (acceleration.constants["filters_ipv4"], acceleration.constants["filters_ipv6"]) == (1, 0)
+        assert acceleration.constants["ports_decide4"] == 1
+    for nftables in (Rules(6, (chain,)), Rules(7, (replace(chain, rules=(Rule(1, (Counter(),)),)),))):
+        found = topology(router(ruleset=hooks, nftables=nftables))
+        assert [m.name for m in found.ports[0].modules] == ["route6"]
+        assert {reason.code for reason in found.ports[0].reasons} == {"filtered"}

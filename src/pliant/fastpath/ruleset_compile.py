@@ -16,6 +16,7 @@ from pliant.fastpath.ruleset_rows import UNDECIDED, Begins, Kind, Left, Row, Row
 from pliant.fastpath.ruleset_rule import RuleWriter
 from pliant.fastpath.ruleset_sets import Sets
 from pliant.fastpath.ruleset_symbols import Place
+from pliant.kernel.nftables_expressions import Ct, Other
 from pliant.kernel.nftables_rules import Chain, Rules
 
 HOOKS = ("prerouting", "forward", "postrouting")
@@ -24,6 +25,7 @@ FAMILIES = {4: ("ip", "inet"), 6: ("ip6", "inet")}
 """The families of tables that see packets of an IP version."""
 _CONNTRACK = -200  # NF_IP_PRI_CONNTRACK
 _GUARD_TCP_SIGNALS = 1  # enum guard
+_TRACKING = ("nat", "masq", "redir", "connlimit", "synproxy", "flow_offload", "match", "target")
 
 
 def compile_ruleset(rules: Rules) -> Rows:
@@ -50,13 +52,15 @@ def compile_ruleset(rules: Rules) -> Rows:
 
 def _begins(rules: Rules, family: int) -> Begins:
     translated = Begins.TRACKED if _translates(rules, family) else Begins(0)
-    return translated if translated or list(_bases(rules, family)) else Begins.EMPTY
+    return translated | (Begins(0) if list(_bases(rules, family)) else Begins.EMPTY)
 
 
 def _translates(rules: Rules, family: int) -> bool:
-    """Whether addresses may be translated: chains of that type see a connection's first packet only."""
-    return any(
-        c.base and c.base.type == "nat" and c.rules and c.family in FAMILIES[family] for c in rules.chains
+    """Whether addresses may be translated: chains of type nat see the first packet of a connection that is tracked."""
+    chains = [c for c in rules.chains if c.family in FAMILIES[family]]
+    expressions = (e for c in chains for rule in c.rules for e in rule.expressions)
+    return any(c.base and c.base.type == "nat" and c.rules for c in chains) and any(
+        isinstance(e, Ct) or (isinstance(e, Other) and e.name in _TRACKING) for e in expressions
     )
 
 

@@ -81,7 +81,7 @@ enum guard { GUARD_TCP_SIGNALS = 1 }; /* holds for TCP without SYN, FIN, RST */
 
 enum begins {
 	BEGINS_EMPTY = 1, /* everything is accepted */
-	BEGINS_TRACKED,	  /* something is asked of connections */
+	BEGINS_TRACKED,	  /* connections matter, which the program has to follow */
 };
 
 struct row {
@@ -170,7 +170,6 @@ struct evaluation {
 	__u32 verdict; /* enum reason */
 	__u32 guards;
 	bool is_decided;
-	bool is_tracked;
 	__u16 calls[JUMPS_MAX];
 };
 
@@ -391,7 +390,7 @@ static __always_inline struct evaluation *begin_evaluation(__u32 way_out, const 
 
 /* Go through the rows from those of a family on (0: IPv4, 1: IPv6). */
 static __noinline __attribute__((unused)) int evaluate(struct net *net, struct evaluation *now, __u32 family,
-						       bool is_filtering)
+						       bool is_filtering, bool is_tracked)
 {
 	__u32 zero = 0, at;
 	struct ruleset_state *state = bpf_map_lookup_elem(&ruleset, &zero);
@@ -405,11 +404,11 @@ static __noinline __attribute__((unused)) int evaluate(struct net *net, struct e
 	first = bpf_map_lookup_elem(&ruleset_rows, &at);
 	if (!first || first->kind != ROW_BEGIN || (kernels && kernels != generation))
 		return CHANGING;
+	if ((first->otherwise & BEGINS_TRACKED) && !is_tracked)
+		return CHANGING;
 	if (first->otherwise & BEGINS_EMPTY)
 		return FORWARDED;
 	if (!is_filtering || !now)
-		return CHANGING;
-	if ((first->otherwise & BEGINS_TRACKED) && !now->is_tracked)
 		return CHANGING;
 	now->half = state->half & 1;
 	now->at = first->target;

@@ -238,7 +238,7 @@ static __always_inline int filter4(struct xdp_md *ctx, struct way *way, const st
 		if (tracks4)
 			show_connection(now, connection);
 	}
-	verdict = evaluate(net_of(ctx), now, 0, filters_ipv4);
+	verdict = evaluate(net_of(ctx), now, 0, filters_ipv4, tracks4 && connection->state == CT_ESTABLISHED);
 	if (now)
 		way->guards = now->guards;
 	return verdict;

@@ -214,7 +214,7 @@ static __always_inline int filter6(struct xdp_md *ctx, struct way *way, const st
 		if (tracks6)
 			show_connection(now, connection);
 	}
-	verdict = evaluate(net_of(ctx), now, 1, filters_ipv6);
+	verdict = evaluate(net_of(ctx), now, 1, filters_ipv6, tracks6 && connection->state == CT_ESTABLISHED);
 	if (now)
 		way->guards = now->guards;
 	return verdict;

@@ -187,7 +187,6 @@ static __always_inline void show_connection(struct evaluation *now, const struct
 	now->view[VIEW_CT_STATUS] = found->status;
 	now->view[VIEW_CT_MARK] = found->mark;
 	now->view[VIEW_CT_DIRECTION] = bpf_htonl((__u32)found->direction << 24);
-	now->is_tracked = found->state == CT_ESTABLISHED;
 }
 
 /* Keep the connection for as long as the kernel does after such a packet. */

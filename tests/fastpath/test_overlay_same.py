@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 import select
+import shutil
 import socket
 import struct
 import time
@@ -27,14 +28,19 @@ LAST = b"the last of them"
 SEED = 20_261_121
 
 
-@pytest.fixture(scope="module", params=[0, 1], ids=["loose", "reverse-path"])
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "strict"])
 def pods(mounts: PrivateMounts, request: pytest.FixtureRequest) -> Iterator[Cluster]:
     with Lab("same") as lab:
-        network = Flannel(lab)
+        is_strict = request.param and shutil.which("iptables-nft") is not None
+        network = Flannel(lab, rules="iptables-nft" if is_strict else "nftables")
         for node in network.nodes:
             for name in ("be_liberal", "ignore_invalid_rst"):
                 node.host.sysctl(f"net.netfilter.nf_conntrack_tcp_{name}", "1")
-            node.host.sysctl("net.ipv4.conf.all.rp_filter", str(request.param))
+            if (
+                is_strict
+            ):  # what is not between pods is dropped, and so is what comes another way than it would go
+                node.host.sysctl("net.ipv4.conf.all.rp_filter", "1")
+                node.host.run(["iptables-nft", "-P", "FORWARD", "DROP"])
         with cluster(network, mounts.bpffs, mounts.state) as made:
             yield made
 

@@ -27,7 +27,7 @@ def node() -> Iterator[Host]:
 def passing(node: Host) -> Prefix | None:
     """The widest prefix within which a node's rules let all pass."""
     rules = read_rules(node.netns_path)
-    for prefix in prefixes(rules):
+    for prefix in prefixes(rules, [NODE[1]]):
         if not any(obstruction(rules, Passage(*way, prefix)) for way in WAYS):
             return prefix
     return None
@@ -92,3 +92,30 @@ def test_flannels_rules_let_pods_pass(node: Host, how: Rules) -> None:
     if how != "nftables":
         node.run([how, "-P", "FORWARD", "DROP"])  # as Docker does
         assert passing(node) == CLUSTER
+
+
+@pytest.mark.parametrize(
+    ("rules", "wanted"),
+    [
+        (["-m conntrack --ctstate INVALID -j DROP"], EVERYWHERE),
+        (["-m conntrack --ctstate NEW,RELATED -j DROP"], EVERYWHERE),
+        (["-m conntrack ! --ctstate ESTABLISHED -j DROP"], EVERYWHERE),
+        (["-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT", "-j DROP"], EVERYWHERE),
+        (["-m conntrack --ctstate ESTABLISHED -j DROP"], None),
+        (["-m conntrack --ctstate INVALID --ctstatus ASSURED -j DROP"], None),
+        (["-m conntrack --ctstatus ASSURED -j DROP"], None),
+        (["-m state --state INVALID -j DROP"], EVERYWHERE),
+        (["-p tcp --dport 80 -j DROP"], None),
+        (["-m conntrack --ctstate NEW -j REJECT", "-d 10.96.0.10 -j REJECT"], CLUSTER),
+        (["-d 10.244.0.0/16 -j LOG", "-j ACCEPT"], None),
+    ],
+)  # fmt: skip
+def test_rules_of_iptables(node: Host, rules: list[str], wanted: Prefix | None) -> None:
+    """As kube-proxy and others have them, before Flannel's."""
+    if shutil.which("iptables-nft") is None:
+        pytest.skip("unsupported: iptables-nft is not installed")
+    node.run(["nft", "flush", "ruleset"])
+    for rule in rules:
+        node.run(["iptables-nft", "-A", "FORWARD", *rule.split()])
+    give_rules(node, NODE, "iptables-nft")
+    assert passing(node) == wanted

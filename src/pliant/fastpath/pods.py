@@ -8,6 +8,7 @@ other rules let them pass is :mod:`pliant.fastpath.ruleset_passage`'s to say.
 
 from __future__ import annotations
 
+import ipaddress
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -139,13 +140,20 @@ def _pods(facts: Facts, at: Interface, ground: Ground) -> Prefix | Reason:
     if facts.nftables.generation != facts.ruleset.generation:
         return Reason("filtered", MODULE, "the rules of nftables have not been read", look)
     why: str | None = None
-    for prefix in prefixes(facts.nftables):
+    for prefix in prefixes(facts.nftables, _addresses(facts, ground.bridge)):
         ways = (Passage(came_in, goes_out, prefix) for came_in, goes_out in passages)
         objections = [said for way in ways if (said := obstruction(facts.nftables, way))]
         if not objections:
             return prefix
         why = why or objections[0]
     return Reason("filtered", MODULE, f"rules may not let all packets between pods pass: {why}", look)
+
+
+def _addresses(facts: Facts, bridge: Interface) -> Iterator[ipaddress.IPv4Address]:
+    """Those of the bridge, by which its pods leave: they are within the pods' prefix."""
+    for held in facts.addresses:
+        if held.interface == bridge.index and held.family == 4:
+            yield ipaddress.IPv4Address(held.address)
 
 
 def _passages(facts: Facts, at: Interface, ground: Ground) -> Iterator[tuple[str, str]]:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from pliant.kernel.nftables_expressions import (
@@ -45,7 +46,10 @@ _ONLY_ASK = frozenset(
         "pkttype", "set", "state", "tcp", "tos", "ttl", "udp",
     )
 )  # fmt: skip
-_ALWAYS = "match:comment"
+_ALWAYS, _CONNECTION = "match:comment", "match:conntrack"
+_CONNECTION_FLAGS = struct.Struct("=146xHHH")  # struct xt_conntrack_mtinfo3, from match_flags on
+_CONNECTION_REVISIONS = (2, 3)
+_BY_STATE, _STATE_ALIAS = 1, 1 << 13  # XT_CONNTRACK_STATE, and that it was written "-m state"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +109,16 @@ def obstruction(rules: Rules, passage: Passage) -> str | None:
     return None
 
 
-def prefixes(rules: Rules) -> list[Prefix]:
-    """The prefixes that rules compare addresses with, the widest first; :data:`EVERYWHERE` before them."""
+def prefixes(rules: Rules, around: Iterable[ipaddress.IPv4Address]) -> list[Prefix]:
+    """The prefixes that rules compare addresses with and that have one of some in them, the widest first.
+
+    :data:`EVERYWHERE` comes before them.
+    """
+    wanted = list(around)
     found = {EVERYWHERE}
     for chain in rules.chains:
         for rule in chain.rules:
-            found.update(_compared(rule))
+            found.update(p for p in _compared(rule) if any(address in p for address in wanted))
     return sorted(found, key=lambda prefix: (prefix.prefixlen, prefix))
 
 
@@ -225,6 +233,8 @@ class _Search:
             case Other():
                 if expression.name not in _ONLY_ASK:
                     raise _MayEnd(f"rule {rule.handle} has {expression.name}")
+                if expression.name == _CONNECTION:
+                    return _is_state(expression)
                 return True if expression.name == _ALWAYS else None
         return True
 
@@ -257,6 +267,16 @@ class _Search:
 
     def _get(self, register: int, length: int) -> _Value:
         return self.registers.get(register, _Value.unknown(length)).part(length)
+
+
+def _is_state(expression: Other) -> bool | None:
+    """Whether a connection is in one of the states that a match of iptables asks for, if it asks for nothing else."""
+    if expression.revision not in _CONNECTION_REVISIONS or len(expression.info) < _CONNECTION_FLAGS.size:
+        return None
+    asks, inverts, states = _CONNECTION_FLAGS.unpack_from(expression.info)
+    if asks & ~_STATE_ALIAS != _BY_STATE:
+        return None
+    return bool(states & _ESTABLISHED) != bool(inverts & _BY_STATE)
 
 
 def _native(number: int) -> _Value:

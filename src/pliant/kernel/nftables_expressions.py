@@ -140,10 +140,12 @@ class Counter:
 class Other:
     """An expression that is not understood, by the kernel's name for it.
 
-    Matches and targets of iptables are ``match:NAME`` and ``target:NAME``.
+    Matches and targets of iptables are ``match:NAME`` and ``target:NAME``, with their revision and what they are told.
     """
 
     name: str
+    revision: int = 0
+    info: bytes = b""
 
 
 Expression = (
@@ -158,7 +160,9 @@ def parse_expression(raw: memoryview) -> Expression:
     parser = _PARSERS.get(name)
     found = parser(attributes(told[2])) if parser and 2 in told else None
     if name in ("match", "target") and 2 in told:  # of iptables
-        name = f"{name}:{text(attributes(told[2]).get(1))}"
+        given = attributes(told[2])
+        called = f"{name}:{text(given.get(1))}"
+        return Other(called, network_number(given.get(2)), bytes(given.get(3, b"")))
     return found or Other(name)
 
 

@@ -138,7 +138,7 @@ def give_rules(host: Host, prefix: ipaddress.IPv4Network, how: Rules) -> None:
     if how == "nftables":
         host.run(["nft", "-f", "-"], given=nft_rules(prefix))
     elif how != "none":
-        host.run([f"{how}-restore"], given=iptables_rules(prefix))
+        host.run([f"{how}-restore", "--noflush"], given=iptables_rules(prefix))
 
 
 def nft_rules(prefix: ipaddress.IPv4Network) -> str:

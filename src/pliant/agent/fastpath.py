@@ -148,6 +148,15 @@ class FastpathGround:
             self._refused[name] = (at, time.monotonic())
         return True
 
+    def take_over(self, refused: Iterable[Mapping[str, str]]) -> None:
+        """Take in what the kernel has refused an agent, as it tells it."""
+        facts = self._facts() if refused else None
+        for one in refused:
+            at = facts.interface(one["interface"]) if facts else None
+            if at is not None:
+                self.refusals[at.name, Mode(one["mode"])] = one["sentence"]
+                self._refused[at.name] = (at, time.monotonic())
+
     def _forgive(self, facts: Facts) -> None:
         """Forget what was refused on interfaces that are not as they were, or a while ago."""
         for name, (at, since) in tuple(self._refused.items()):

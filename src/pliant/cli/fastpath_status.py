@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pliant.cli import output as out
-from pliant.cli.context import open_host, output_option
+from pliant.cli.context import open_host, open_places, output_option
 
 if TYPE_CHECKING:
     from pliant.agent.fastpath import InterfaceStatus
@@ -32,15 +32,30 @@ def status(ctx: click.Context, output: str) -> int:
     from pliant.fastpath.counters import read_counters
 
     with open_host(ctx) as host:
+        agent = _agent(ctx)
+        host.fastpath.take_over(agent["fastpath"]["refused"] if agent else ())
         wishes = host.compile().desired.fastpath
         arrangements = host.fastpath.arrangements(wishes)
         found = interface_statuses(host.fastpath, wishes, arrangements)
         counters = read_counters(host.fastpath.pins, host.fastpath.found())
     if output == "table":
         _tell(found)
+        if wishes and agent is None:
+            click.echo("\nno agent runs: changes of the network are not followed", err=True)
     else:
         out.data([document(one, counters) for one in found], output)
     return 0 if _is_well(found) else NOT_ALL
+
+
+def _agent(ctx: click.Context) -> dict[str, Any] | None:
+    """What the agent says of itself; None where none runs."""
+    from pliant.agent.client import NoAgent, ask
+
+    try:
+        told: dict[str, Any] = ask(open_places(ctx).socket, "status")
+    except NoAgent:
+        return None
+    return told if "fastpath" in told else None  # one of an earlier version knows of none
 
 
 def _is_well(found: Sequence[InterfaceStatus]) -> bool:

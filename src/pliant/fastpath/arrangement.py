@@ -62,8 +62,8 @@ def _arranged(topology: Topology, way: Way, wish: Wish | None, refusals: Refusal
     choice = choose(wish.mode, topology.facts, at, modules)
     said = refusals.get((way.name, choice.mode)) if choice.mode else None
     if said is not None:
-        reasons.append(Reason("refused", str(choice.mode), said, f"ip -d link show dev {way.name}"))
-        return Arrangement(way, wish, None, (), (*reasons, *choice.reasons))
+        refused = Reason("refused", str(choice.mode), said, f"ip -d link show dev {way.name}")
+        return Arrangement(way, wish, None, (), (refused, *reasons, *choice.reasons))
     running = fitting(choice.mode, modules) if choice.mode else ()
     return Arrangement(way, wish, choice.mode, running, (*reasons, *choice.reasons))
 

@@ -158,7 +158,12 @@ def test_an_interface_that_takes_no_program_is_left_out_until_it_has_changed(rou
         [event] = router.ground.events("fastpath-refused")
         assert event.data["interface"] == "new0"
         assert router.running() == first
-        assert not router.found().paused
+        await_(lambda: not router.found().paused)
+        with router.host.inside():
+            done = router.ground.command("fastpath", "status", "-o", "json")
+            [told] = [one for one in json.loads(done.stdout) if one["interface"] == "new0"]
+            assert (told["state"], told["reasons"][0]["code"]) == ("waiting", "refused")
+            assert "no agent runs" not in router.ground.command("fastpath", "status").stderr
         one.ip("link set new1 mtu 1500")
         router.host.ip("link set new0 mtu 1400")
         await_(lambda: router.running().keys() == {*first, "new0"})

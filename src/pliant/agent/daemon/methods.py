@@ -165,6 +165,13 @@ def status(agent: Agent) -> dict[str, Any]:
             "refused": agent.refused,
             "watched": "inotify" if agent.services.complete else "looked for every second",
         },
+        "fastpath": {
+            "follows": bool(agent.reconciler.wishes),
+            "refused": [
+                {"interface": name, "mode": mode, "sentence": said}
+                for (name, mode), said in agent.host.fastpath.refusals.items()
+            ],
+        },
     }
 
 

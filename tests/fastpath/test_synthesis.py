@@ -47,6 +47,7 @@ def test_rules_are_compiled_or_it_is_said_what_stands_in_their_way() -> None:
     assert isinstance(four, Filter)
     assert four.left == ("rule 1 of ip t f counts packets",)
     assert six is None
+    assert [(r.code, r.module) for r in found.ports[0].reasons] == [("left-by-rule", "rules4")]
     target = synthesize(found, {port.index: Mode.NATIVE for port in found.ports})
     assert target.ruleset is not None
     assert target.ruleset.generation == 7

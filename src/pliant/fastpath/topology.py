@@ -25,6 +25,7 @@ from pliant.observe.network import Facts, Interface
 __all__ = ["Edge", "Graph", "Node", "Port", "Topology", "topology"]
 
 _FAMILIES: tuple[Family, ...] = (4, 6)
+_MOST_RULES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +138,7 @@ def _port(facts: Facts, at: Interface, own: frozenset[int], above: Sequence[Inte
                     *_filter(facts, family),
                     *tracking.modules(facts, family),
                 ]
-                reasons += tracking.of_tcp(facts, family)
+                reasons += [*tracking.of_tcp(facts, family), *_left(facts, family)]
     if (ground := ground_of(facts, at)) is not None:
         between_pods = overlay(facts, at, ground, own, above)
         if isinstance(between_pods, Overlay):
@@ -159,6 +160,17 @@ def _route(facts: Facts, at: Interface, family: Family) -> Route:
         errors_by_content=several and policy == 0,
         route_mtu=facts.routes.mtu4 if family == 4 else facts.routes.mtu6,
     )
+
+
+def _left(facts: Facts, family: Family) -> Iterator[Reason]:
+    """At which rules packets are left to the kernel; of many the first."""
+    found = why_left(compiled(facts.nftables), family)
+    for number, left in enumerate(found[:_MOST_RULES]):
+        more = len(found) - _MOST_RULES if number == _MOST_RULES - 1 else 0
+        others = f"; and at {more} more rules" if more > 0 else ""
+        sentence = f"packets are the kernel's where they come to it: {left}{others}"
+        look = f"nft -a list chain {left.family} {left.table} {left.chain}"
+        yield Reason("left-by-rule", f"rules{family}", sentence, look)
 
 
 def _filter(facts: Facts, family: Family) -> Iterator[Filter]:

@@ -19,7 +19,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "bridge-device": "What comes to a bridge comes in at its ports, and is routed by the kernel.",
         "not-forwarding": "The kernel does not forward packets that come in there.",
         "filtered": "nftables accepts nothing of what is forwarded without having to see it, as far as can be told.",
-        "left-by-rule": "Packets that come to a rule of nftables that has to see them, or is not understood, are the kernel's.",
+        "left-by-rule": "A rule of nftables has to see the packets that come to it, or is not understood.",
         "legacy-iptables": "Rules of legacy iptables have a say in what is forwarded.",
         "netfilter-program": "A BPF program at a netfilter hook may have a say in what is forwarded.",
         "conntrack": "The kernel tracks connections in a way that the fast path cannot follow.",

@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 
 from pliant.kernel.btf import Btf
+from pliant.observe.fastpath import Mode
 
 OWN_TABLE = "counts"
 """The table that each interface has for itself."""
@@ -18,6 +19,10 @@ OWN_TABLE = "counts"
 def shipped_object(name: str) -> Path:
     """The file of an object, whose program has the same name."""
     return _directory() / f"{name}.bpf.o"
+
+
+ENTRIES = {Mode.NATIVE: "xdp_entry", Mode.GENERIC: "xdp_entry", Mode.TC: "tc_entry"}
+"""What is attached in each mode, and goes on to the program in force."""
 
 
 def shipped_entry(name: str) -> Path:

@@ -10,7 +10,7 @@ from functools import cached_property
 from pliant.agent.actuator.filter_tables import FilterTables
 from pliant.agent.actuator.flow_generation import fresh_generation, set_generation
 from pliant.agent.actuator.ground import Ground, Steps, Taken
-from pliant.fastpath.objects import shipped_entry, shipped_object, tables_layout, tables_of
+from pliant.fastpath.objects import ENTRIES, shipped_entry, shipped_object, tables_layout, tables_of
 from pliant.fastpath.target import Acceleration
 from pliant.kernel.errors import KernelError
 from pliant.kernel.links import Link, XdpMode, attach_tcx_link, attach_xdp
@@ -42,7 +42,6 @@ from pliant.plan.fastpath import (
 )
 
 _MODES = {Mode.NATIVE: XdpMode.NATIVE, Mode.GENERIC: XdpMode.GENERIC}
-_ENTRIES = {Mode.NATIVE: "xdp_entry", Mode.GENERIC: "xdp_entry", Mode.TC: "tc_entry"}
 _U32 = struct.Struct("=I")
 
 
@@ -119,12 +118,12 @@ class Fastpaths:
             if not self._pins.current(step.port).exists():
                 current.pin(self._pins.current(step.port))
             current.put(bytes(4), _U32.pack(program.fileno()))
-            with _attached(entry.programs[_ENTRIES[step.port.mode]], step.port) as link:
+            with _attached(entry.programs[ENTRIES[step.port.mode]], step.port) as link:
                 link.pin(self._pins.link(step.port))
 
     def _entry(self, port: Port) -> LoadedObject:
         """The program that goes on to the one in force, and one that does nothing."""
-        name, pin = _ENTRIES[port.mode], self._pins.current(port)
+        name, pin = ENTRIES[port.mode], self._pins.current(port)
         with contextlib.ExitStack() as held:
             known = {"current": held.enter_context(Map.pinned(pin))} if pin.exists() else {}
             return load_again(shipped_entry(name), feature=name, rodata={}, reuse=known)
@@ -138,7 +137,7 @@ class Fastpaths:
 
     def _park(self, step: ParkFastpath) -> None:
         with self._entry(step.port) as entry:
-            nothing = entry.programs[_ENTRIES[step.port.mode].replace("entry", "nothing")]
+            nothing = entry.programs[ENTRIES[step.port.mode].replace("entry", "nothing")]
             entry.maps["current"].put(bytes(4), _U32.pack(nothing.fileno()))
 
     def _is_parked(self, step: ParkFastpath) -> None:

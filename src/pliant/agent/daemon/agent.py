@@ -295,9 +295,7 @@ class Agent:
         if not self.reconciler.wishes:
             self.network.close()
         elif outcome.cause is Cause.START:
-            self.loop.after(
-                0, lambda: self.host.fastpath.warm(self.host.fastpath.target(self.reconciler.wishes))
-            )
+            self.loop.after(0, self._warm)
         for (name, mode), said in self.host.fastpath.refusals.items():
             if self.fastpath_refused.get((name, mode)) != said:
                 self.tell(
@@ -312,6 +310,11 @@ class Agent:
         if outcome.cause is Cause.NETWORK and outcome.steps:
             self.reaction_seconds.add(time.monotonic() - since)
             self._tell_network(outcome, time.monotonic() - since)
+
+    def _warm(self) -> None:
+        """Have the first change that comes be followed as soon as others."""
+        with contextlib.suppress(PliantError):
+            self.host.fastpath.warm(self.host.fastpath.target(self.reconciler.wishes))
 
     def _tell_network(self, outcome: Outcome, took_s: float) -> None:
         steps = [step.sentence for step in outcome.steps]

@@ -80,6 +80,7 @@ class Agent:
         self._looked = 0.0
         self._noticed: float | None = None
         self._ready = False
+        self._warmed = False
         self._version = 0
 
     def run(self) -> None:
@@ -294,7 +295,8 @@ class Agent:
         """The fast path follows the network: what is heard of from now on counts anew."""
         if not self.reconciler.wishes:
             self.network.close()
-        elif outcome.cause is Cause.START:
+        elif not self._warmed:
+            self._warmed = True
             self.loop.after(0, self._warm)
         for (name, mode), said in self.host.fastpath.refusals.items():
             if self.fastpath_refused.get((name, mode)) != said:

@@ -278,8 +278,7 @@ static __always_inline bool is_wanted(struct current *packet)
 static __always_inline struct xdp_dev_bulk_queue *listed(const struct net_device *device)
 {
 	struct task_struct *task = (void *)bpf_get_current_task_btf();
-	struct bpf_net_context *context = BPF_CORE_READ(task, bpf_net_context);
-	struct list_head *at = BPF_CORE_READ(context, dev_map_flush_list.next);
+	struct list_head *at = task->bpf_net_context->dev_map_flush_list.next;
 	struct xdp_dev_bulk_queue *queue;
 
 	for (int i = 0; i < QUEUES; i++) {
@@ -323,7 +322,7 @@ static __always_inline struct xdp_frame *last_queued(const struct net_device *de
 SEC("tp_btf/xdp_redirect") int BPF_PROG(redirected, const struct net_device *from, const struct bpf_prog *program,
 					const void *target)
 {
-	__u32 zero = 0, id = BPF_CORE_READ(program, aux, id), length, kept;
+	__u32 zero = 0, id = program->aux->id, length, kept;
 	struct current *packet = bpf_map_lookup_elem(&current_packet, &zero);
 	struct tally *tally = bpf_map_lookup_elem(&tallies, &zero);
 	struct net_device *to;

@@ -17,7 +17,8 @@ from pliant.kernel.uapi import TEST_RUN_LIVE_FRAMES, Command, ProgramType
 __all__ = ["Program", "ProgramType", "RunTime", "TestRun", "program_ids"]
 
 _INFO_BYTES = 232
-_MAP_COUNT, _NAME, _RUN_TIME = 52, 64, 192
+_TRANSLATED_BYTES, _MAP_COUNT, _NAME, _RUN_TIME, _VERIFIED = 20, 52, 64, 192, 216
+_INSTRUCTION_BYTES = 8
 _ROOM = 512  # what a program may add to a packet in a test run, in bytes
 
 
@@ -73,6 +74,17 @@ class Program(Descriptor):
         struct.pack_into("=IQ", request, _MAP_COUNT, count, address(numbers))
         object_info(self.fileno(), _INFO_BYTES, request)
         return struct.unpack(f"={count}I", numbers)
+
+    @property
+    def verified_instructions(self) -> int:
+        """How many instructions the verifier has gone through, on all paths; 0 before Linux 5.16."""
+        return int(struct.unpack_from("=I", object_info(self.fileno(), _INFO_BYTES), _VERIFIED)[0])
+
+    @property
+    def instructions(self) -> int:
+        """How many it has, once the verifier has removed what cannot be reached and inlined what the kernel inlines."""
+        found = struct.unpack_from("=I", object_info(self.fileno(), _INFO_BYTES), _TRANSLATED_BYTES)[0]
+        return int(found) // _INSTRUCTION_BYTES
 
     def run_time(self) -> RunTime:
         """Runs and time so far; counted only within :func:`~pliant.kernel.run_time.run_time_statistics`."""

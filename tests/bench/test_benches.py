@@ -314,6 +314,7 @@ def test_every_benchmark_has_a_test_of_its_own_here() -> None:
         "dctcp",
         "effect",
         "gateway",
+        "instructions",
         "latency",
         "lazy",
         "modules",

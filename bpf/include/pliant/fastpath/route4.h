@@ -340,6 +340,7 @@ static __always_inline int route4(struct xdp_md *ctx, struct ethernet *eth, void
 	struct packet4 wanted = {};
 	struct segment segment = {};
 	struct flow4 *flow;
+	struct net *net;
 	int reason, verdict;
 
 	if ((void *)(ip + 1) > end)
@@ -382,7 +383,8 @@ static __always_inline int route4(struct xdp_md *ctx, struct ethernet *eth, void
 	flow = place4(&wanted, now);
 	if (!flow)
 		return count(NO_ROUTE, length, XDP_PASS);
-	routes = generation_of(net_of(ctx), net_of(ctx)->ipv4.rt_genid.counter);
+	net = net_of(ctx);
+	routes = generation_of(net, net->ipv4.rt_genid.counter);
 	if (!is_same4(&flow->packet, &wanted) || !holds(&flow->way, routes, now) ||
 	    (tracks4 && has_signalled(&flow->tracked, wanted.protocol))) {
 		if (tracks4)

@@ -15,7 +15,12 @@ from pliant.bench.bench import Bench, Options, Sample
 from pliant.fastpath.objects import shipped_object
 from pliant.kernel.objects import load
 
-_COMMON: dict[str, int | bytes] = {"own_ifindex": 2, "own_address": bytes(8), "max_age": 25, "confirm_every": 250}
+_COMMON: dict[str, int | bytes] = {
+    "own_ifindex": 2,
+    "own_address": bytes(8),
+    "max_age": 25,
+    "confirm_every": 250,
+}
 _ROUTES = {"forwards_ipv4": 1, "forwards_ipv6": 1, "follows_ruleset": 1, "comes_with_skb": 1}
 _PORTS = {"ports_decide4": 1, "ports_decide6": 1}
 _FILTERS = {"filters_ipv4": 1, "filters_ipv6": 1}

@@ -149,8 +149,8 @@ def cost_ns(
 ) -> float:
     """The median of what a packet takes, of those that become what they should.
 
-    Others are left to the kernel for it to see that a neighbour or a station is in use. Raises :class:`PliantError` where
-    all are.
+    Others are left to the kernel for it to see that a neighbour or a station is in use. Raises :class:`PliantError`
+    where all are.
     """
     index = interface(row.router, name).number
     repeat = REPEATED if case.repeated else 1

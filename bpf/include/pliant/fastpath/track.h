@@ -53,7 +53,7 @@ enum ct_status {
 	CT_HW_OFFLOAD = 1 << 15,
 };
 
-#define SIGNALLING_JIFFIES 2 /* for so long at most the kernel may be at a packet */
+#define SIGNALLING_US 20000 /* for so long at most the kernel is at a packet */
 
 #define CT_WANTED (CT_SEEN_REPLY | CT_ASSURED | CT_CONFIRMED)
 #define CT_REFUSED                                                                                                     \
@@ -233,9 +233,15 @@ static __always_inline __u32 make_void(__u32 slot, __u32 when)
 	return when;
 }
 
+static __always_inline bool is_recent(__u32 when)
+{
+	return (__u32)bpf_jiffies64() - when <= SIGNALLING_US / jiffy_us;
+}
+
+/* When what is not recent any more may have been. */
 static __always_inline __u32 before_now(void)
 {
-	return (__u32)bpf_jiffies64() - SIGNALLING_JIFFIES - 1;
+	return (__u32)bpf_jiffies64() - SIGNALLING_US / jiffy_us - 1;
 }
 
 /* Whether a packet of a connection may be forwarded here. */
@@ -263,7 +269,7 @@ static __always_inline enum reason follow(struct xdp_md *ctx, struct nf_conn *ct
 			tracked->is_again = false; /* it is another connection, or has begun anew */
 		tracked->signals = slot;
 		tracked->signalled = last;
-		if ((__u32)bpf_jiffies64() - last <= SIGNALLING_JIFFIES) /* the kernel may still be at it */
+		if (is_recent(last)) /* the kernel may still be at it */
 			return SIGNALLING;
 		reason = follow_tcp(ct, settings, found);
 		if (reason != FORWARDED)
@@ -286,10 +292,18 @@ static __always_inline bool is_again(const struct tracked *tracked, const struct
 	return segment->bytes && (__s32)(segment->end - tracked->end) <= 0;
 }
 
-/* A connection begins anew or is about to end, and then the kernel sees all of it from here on. */
+/*
+ * A connection begins anew, or is about to end, and then the kernel sees all of it from here on: also when a SYN
+ * follows at once, while the FIN before it is still on its way to conntrack.
+ */
 static __always_inline void signal(const struct nf_conn *ct, __u8 flags)
 {
-	make_void(slot_of(ct), flags & (TCP_FIN | TCP_RST) ? (__u32)bpf_jiffies64() : before_now());
+	__u32 slot = slot_of(ct);
+
+	if (flags & (TCP_FIN | TCP_RST))
+		make_void(slot, bpf_jiffies64());
+	else if (!is_recent(signalled(slot)))
+		make_void(slot, before_now());
 }
 
 #endif

@@ -44,7 +44,7 @@ pictures: setup bpf ## Draw docs/images/top.svg anew, on a host of the lab
 	$(Q)$(PY) scripts/picture_top.py
 
 bench: setup bpf ## All benchmarks, ten runs each, saved under docs/results (quiet machine!)
-	$(Q)for name in startup apply connect overhead off dctcp shared-window attach lazy agent; do $(PY) -m pliant bench $$name --runs 10 --save docs/results || exit 1; done
+	$(Q)for name in startup apply connect overhead off dctcp shared-window attach lazy agent router routes_750k latency modules gateway nat bridge overlay reaction instructions; do $(PY) -m pliant bench $$name --runs 10 --save docs/results || exit 1; done
 
 test-kill: setup bpf ## The long campaign: kill -9 at 200 random points of apply and rollback
 	$(Q)$(PY) -m pytest -m long tests/agent $(ARGS)

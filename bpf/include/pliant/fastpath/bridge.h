@@ -20,6 +20,7 @@
 
 #define CROSSINGS_BITS 13
 #define VLAN_HLEN      4
+#define PPPOE_SES_HLEN 8
 
 const volatile bool checks_ipv4 = false; /* br_netfilter looks at headers, trims and drops */
 const volatile bool checks_ipv6 = false;
@@ -189,7 +190,8 @@ static __always_inline bool is_carried(const struct ethernet *eth, void *end, __
 	case bpf_htons(ETH_P_CFM):
 		return false;
 	case bpf_htons(ETH_P_PPPOE):
-		return !checks_ipv4 && !checks_ipv6;
+		/* br_netfilter drops what is shorter than PPPoE's header, wherever it is loaded */
+		return !checks_ipv4 && !checks_ipv6 && length >= sizeof(*eth) + PPPOE_SES_HLEN;
 	}
 	return bpf_ntohs(eth->type) >= ETH_P_802_3_MIN;
 }

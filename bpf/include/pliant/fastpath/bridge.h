@@ -125,9 +125,7 @@ static __noinline int find_crossing(struct crossing *crossing, __u32 now)
 	if (!port)
 		return NO_PORT;
 	crossing->port = *port;
-	longest = device->mtu + device->hard_header_len;
-	if (!checks_ipv4 && !checks_ipv6) /* else br_nf_dev_queue_xmit() makes fragments */
-		longest += VLAN_HLEN;	  /* is_skb_forwardable() */
+	longest = device->mtu + device->hard_header_len + VLAN_HLEN; /* is_skb_forwardable() */
 	crossing->longest = longest < 0xffff ? longest : 0xffff;
 	crossing->born = now;
 	return may_cross(crossing, now);
@@ -220,7 +218,7 @@ static __always_inline struct crossing *place(__u64 from, __u64 to, __u64 in, __
 static __always_inline int bridge(struct xdp_md *ctx, struct ethernet *eth, void *end, __u32 length)
 {
 	__u64 from = station_of(eth->from), to = station_of(eth->to), in = own_port(ctx);
-	__u32 now = bpf_jiffies64();
+	__u32 now = bpf_jiffies64(), bytes = length;
 	struct crossing *crossing;
 	int reason, verdict;
 
@@ -248,10 +246,12 @@ static __always_inline int bridge(struct xdp_md *ctx, struct ethernet *eth, void
 			crossing->in = 0;
 		return count(reason, length, XDP_PASS);
 	}
+	if (checks_ipv4 || checks_ipv6) /* br_nf_dev_queue_xmit() makes fragments sooner */
+		length += VLAN_HLEN;
 	if (length > crossing->longest)
-		return count(TOO_BIG, length, XDP_PASS);
+		return count(TOO_BIG, bytes, XDP_PASS);
 	verdict = bpf_redirect_map(&ports, crossing->port, XDP_PASS);
-	return count(verdict == XDP_REDIRECT ? FORWARDED : NO_PORT, length, verdict);
+	return count(verdict == XDP_REDIRECT ? FORWARDED : NO_PORT, bytes, verdict);
 }
 
 #endif

@@ -19,7 +19,7 @@ from pliant.fastpath.trial import Trial
 from pliant.kernel.nftables_rules import read_rules
 from pliant.lab import Lab, PrivateMounts
 from pliant.lab.flannel import BRIDGE, TUNNEL, Flannel, Pod
-from pliant.lab.frames import udp_frame
+from pliant.lab.frames import tcp_frame, udp_frame
 from pliant.lab.packets import interface
 from pliant.observe.fastpath import Mode, Port, own_programs, running_build
 from pliant.observe.network_reader import read_facts
@@ -27,6 +27,8 @@ from tests.conftest import Eventually
 from tests.fastpath.cluster import Cluster, Connection, cluster, mac, round_trip
 
 BULK = 3_000_000
+TCP_RST, TCP_ACK = 0x04, 0x10
+TCP_CHECKSUM_AT = 50
 LIBERAL = "net.netfilter.nf_conntrack_tcp_be_liberal"
 
 
@@ -125,6 +127,53 @@ def remaining_s(pods: Cluster, connection: Connection) -> int:
     port = connection.client.getsockname()[1]
     table = Path(f"/proc/{pods.node.host.pid}/net/nf_conntrack").read_text().splitlines()
     return next(int(line.split()[4]) for line in table if f"sport={port} " in line)
+
+
+def test_a_peer_that_is_gone_is_not_waited_for_longer_than_by_the_kernel(
+    pods: Cluster, eventually: Eventually
+) -> None:
+    connection = pods.tcp(pods.near, pods.far)
+    accelerated(pods, connection, eventually)
+    most = int(pods.node.host.sysctl("net.netfilter.nf_conntrack_tcp_timeout_unacknowledged"))
+    gone = "add table ip gone; add chain ip gone in { type filter hook input priority 0; policy drop; }"
+    pods.far.host.run(["nft", gone])
+    try:
+        connection.client.send(b"is there anyone?")
+        eventually(lambda: remaining_s(pods, connection) <= most)
+    finally:
+        pods.far.host.run(["nft", "delete table ip gone"])
+    assert connection.server.recv(100) == b"is there anyone?"
+    eventually(lambda: remaining_s(pods, connection) > most)
+
+
+def test_what_follows_a_reset_is_the_kernels_for_a_while(pods: Cluster, eventually: Eventually) -> None:
+    """Also where conntrack still has the connection as established: it may not have seen the packet yet."""
+    connection = pods.tcp(pods.near, pods.far)
+    accelerated(pods, connection, eventually)
+    ends = connection.client.getsockname(), connection.server.getsockname()
+    frame = bytearray(
+        tcp_frame(
+            interface(pods.node.host, BRIDGE).address,
+            mac(pods.near),
+            pods.near.address,
+            pods.far.address,
+            ports=(ends[0][1], ends[1][1]),
+            flags=TCP_RST | TCP_ACK,
+        )
+    )
+    frame[TCP_CHECKSUM_AT] ^= 1  # neither conntrack nor the peer takes it for one
+    with pods.near.host.inside():
+        raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+
+    def is_left() -> bool:  # a machine that is busy may take longer than the kernel is given
+        before = pods.fast[0].counted(pods.near.interface)["SIGNALLING"]
+        raw.sendto(frame, ("eth0", 0))
+        connection.exchange()
+        return pods.fast[0].counted(pods.near.interface)["SIGNALLING"] >= before + 2
+
+    with contextlib.closing(raw):
+        eventually(is_left)
+    accelerated(pods, connection, eventually)
 
 
 def test_the_end_of_a_connection_is_the_kernels(pods: Cluster, eventually: Eventually) -> None:

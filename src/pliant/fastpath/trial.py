@@ -28,9 +28,7 @@ _SKB_CONTEXT = struct.Struct("=36xII148x")
 _COUNT = struct.Struct("=QQ")
 _CONSTANTS = ".rodata"
 # What programs write to, so that asking leaves no trace.
-_WRITTEN = frozenset(
-    {"flows4", "flows6", "pod_flows", "confirmed", "crossings", "signals", "endings", "evaluations"}
-)
+_WRITTEN = frozenset({"flows4", "flows6", "pod_flows", "confirmed", "crossings", "signals", "evaluations"})
 _LEAST_BYTES = 14
 _AT_FIRST = ("confirming", "refused")  # what may be said of the first packet of a flow alone
 

@@ -27,6 +27,7 @@
 #define RP_FILTER     7 /* IPV4_DEVCONF_RP_FILTER less one */
 #define PACKET_HOST   0
 #define SMALL	      128 /* bytes of a packet that does no harm when it is overtaken */
+#define LATE	      2
 #define OVERDUE	      4
 #define HEADERS_BYTES 34 /* of Ethernet and IPv4 */
 
@@ -42,9 +43,7 @@ const volatile __be32 pods_mask = 0;
 struct pod_key {
 	__u16 to_station[3];
 	__u16 from_station[3];
-	struct ports ports;
-	__be32 from;
-	__be32 to;
+	struct ends ends;
 	__u8 tos;
 	__u8 protocol;
 	__u16 unused;
@@ -53,7 +52,7 @@ struct pod_key {
 struct pod_flow {
 	struct pod_key key;
 	struct way way; /* port: the interface */
-	__u32 endings;
+	struct tracked tracked;
 	__u8 left; /* enum reason: why the flow is the kernel's */
 	bool is_routed;
 	bool to_pod;
@@ -71,15 +70,16 @@ struct parsed {
 	struct pod_key key;
 	__u32 total;   /* bytes of the IP packet */
 	__u32 longest; /* of the packets it will be cut into */
+	struct segment segment;
 	__u8 ttl;
-	__u8 signals; /* of TCP */
+	__u8 signals; /* of TCP: what makes it more than a segment that goes on with its connection */
 };
 
 static __always_inline __u32 slot_of(const struct pod_key *key)
 {
-	__u64 mixed = ((__u64)key->from << 32 | key->to) * 0x9e3779b97f4a7c15ull;
+	__u64 mixed = ((__u64)key->ends.from << 32 | key->ends.to) * 0x9e3779b97f4a7c15ull;
 
-	mixed += *(const __u32 *)&key->ports * 0xff51afd7ed558ccdull;
+	mixed += *(const __u32 *)&key->ends.ports * 0xff51afd7ed558ccdull;
 	return mixed >> (64 - POD_FLOWS_BITS);
 }
 
@@ -105,7 +105,8 @@ static __always_inline enum reason parse(struct __sk_buff *ctx, struct parsed *p
 	struct ethernet *eth = data;
 	struct ipv4 *ip = (void *)(eth + 1);
 	struct tcp *tcp = (void *)(ip + 1);
-	__u32 header, segment = ctx->gso_size;
+	__u32 header, length, cut = ctx->gso_size;
+	enum reason reason;
 
 	if ((void *)(eth + 1) > end || eth->type != bpf_htons(ETH_P_IP) || ctx->vlan_present)
 		return NOT_IP;
@@ -122,28 +123,22 @@ static __always_inline enum reason parse(struct __sk_buff *ctx, struct parsed *p
 		return NO_POD;
 	if (ip->fragment & bpf_htons(IP_IS_PART))
 		return FRAGMENT;
-	if (ip->protocol == IPPROTO_TCP) {
-		if ((void *)(tcp + 1) > end)
-			return MALFORMED;
-		header = (tcp->offset >> 4) * 4;
-		packet->signals = (tcp->flags ^ TCP_ACK) & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK);
-	} else if (ip->protocol == IPPROTO_UDP) {
-		header = 8;
-		if ((void *)tcp + header > end)
-			return MALFORMED;
-		packet->signals = 0;
-	} else {
+	if (ip->protocol != IPPROTO_TCP && ip->protocol != IPPROTO_UDP)
 		return NOT_IP;
-	}
-	if (header < 8 || packet->total < sizeof(*ip) + header)
-		return MALFORMED;
-	packet->longest = segment ? sizeof(*ip) + header + segment : packet->total;
+	length = packet->total - sizeof(*ip);
+	reason = look_at_transport(tcp, end, ip->protocol, length, &packet->segment);
+	if (reason == SIGNALLING)
+		packet->signals = (tcp->flags ^ TCP_ACK) & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK);
+	else if (reason != FORWARDED)
+		return reason;
+	header = ip->protocol == IPPROTO_TCP ? length - packet->segment.bytes : sizeof(struct udp);
+	packet->longest = cut ? sizeof(*ip) + header + cut : packet->total;
 	packet->ttl = ip->ttl;
 	__builtin_memcpy(packet->key.to_station, eth->to, sizeof(eth->to));
 	__builtin_memcpy(packet->key.from_station, eth->from, sizeof(eth->from));
-	packet->key.ports = tcp->ports;
-	packet->key.from = ip->from;
-	packet->key.to = ip->to;
+	packet->key.ends.ports = tcp->ports;
+	packet->key.ends.from = ip->from;
+	packet->key.ends.to = ip->to;
 	packet->key.tos = ip->tos & ~3; /* but for the bits of ECN */
 	packet->key.protocol = ip->protocol;
 	packet->key.unused = 0;
@@ -170,10 +165,10 @@ static __always_inline enum reason route(struct __sk_buff *ctx, struct pod_flow 
 
 	found.tos = back.tos = flow->key.tos;
 	found.l4_protocol = back.l4_protocol = flow->key.protocol;
-	found.ipv4_src = back.ipv4_dst = flow->key.from;
-	found.ipv4_dst = back.ipv4_src = flow->key.to;
-	found.sport = back.dport = flow->key.ports.from;
-	found.dport = back.sport = flow->key.ports.to;
+	found.ipv4_src = back.ipv4_dst = flow->key.ends.from;
+	found.ipv4_dst = back.ipv4_src = flow->key.ends.to;
+	found.sport = back.dport = flow->key.ends.ports.from;
+	found.dport = back.sport = flow->key.ends.ports.to;
 	result = bpf_fib_lookup(ctx, &found, sizeof(found), 0);
 	if (result == BPF_FIB_LKUP_RET_FRAG_NEEDED)
 		return TOO_BIG;
@@ -291,14 +286,15 @@ static __always_inline enum reason enter_node(struct __sk_buff *ctx, struct pod_
 
 /*
  * Whether it is this packet that shows the kernel that a neighbour is in use. What the kernel delivers waits in one
- * more queue, where packets that come later may overtake it: so a small one is chosen, if one comes in time.
+ * more queue, where packets that come later may overtake it: so a small one is chosen, if one comes in time, and sooner
+ * one that conntrack may see (follow()): a neighbour that has gone does more harm than a connection kept for too short.
  */
-static __always_inline bool shows_neighbour(const struct way *way, __u32 total, __u32 now)
+static __always_inline bool shows_neighbour(const struct way *way, __u32 total, __u32 now, bool may_show)
 {
 	const __u16 *to = way->next_hop;
 	__u32 neighbour = ((__u32)to[1] << 16 | to[2]) ^ ((__u32)to[0] << 8) ^ way->port * 0x9e3779b1u;
 	__u32 slot = (neighbour * 0x9e3779b1u) >> 22; /* ten bits: NEIGHBOURS */
-	__u32 every = total <= SMALL ? confirm_every : OVERDUE * confirm_every;
+	__u32 every = confirm_every * (total > SMALL ? OVERDUE : may_show ? 1 : LATE);
 	struct seen *seen = bpf_map_lookup_elem(&confirmed, &slot);
 
 	if (!seen || (seen->neighbour == neighbour && now - seen->when < every))
@@ -329,6 +325,7 @@ static __noinline int ask(struct __sk_buff *ctx, struct pod_flow *flow, __u32 to
 	const struct net *net = skb_device(ctx)->nd_net.net;
 	__u64 now = bpf_jiffies64();
 	__u32 ours = own_generation();
+	bool may_show = true;
 	enum reason reason;
 
 	if (!flow)
@@ -342,9 +339,8 @@ static __noinline int ask(struct __sk_buff *ctx, struct pod_flow *flow, __u32 to
 	flow->to_pod = false;
 	reason = from_tunnel ? enter_node(ctx, flow, net) : leave_pod(ctx, flow, net, now);
 	if (reason == FORWARDED && (flow->is_routed ? tracks_routed : tracks_bridged))
-		reason = look_at_connection(ctx, flow->key.from, flow->key.to, *(__u32 *)&flow->key.ports,
-					    flow->key.protocol);
-	if (reason == FORWARDED && flow->is_routed && shows_neighbour(&flow->way, total, now))
+		reason = look_at_connection(ctx, &flow->key.ends, flow->key.protocol, &flow->tracked, &may_show);
+	if (reason == FORWARDED && flow->is_routed && shows_neighbour(&flow->way, total, now, may_show))
 		reason = CONFIRMING;
 	if (reason == CONFIRMING)
 		return reason;
@@ -385,30 +381,35 @@ static __always_inline bool rewrite(struct __sk_buff *ctx, const struct way *way
 static __always_inline int overlay(struct __sk_buff *ctx)
 {
 	const struct net *net = skb_device(ctx)->nd_net.net;
-	__u32 now = bpf_jiffies64(), length = ctx->len, slot, *endings;
+	__u32 now = bpf_jiffies64(), length = ctx->len, slot, signals;
 	__u32 routes = generation_of(net, net->ipv4.rt_genid.counter);
 	struct parsed packet = {};
 	struct pod_flow *flow;
 	int reason = parse(ctx, &packet);
+	bool is_same;
 
 	if (reason != FORWARDED)
 		return count(reason, length, TC_ACT_UNSPEC);
 	if (ctx->mark)
 		return count(NO_ROUTE, length, TC_ACT_UNSPEC);
-	endings = ending_of(packet.key.from, packet.key.to, &packet.key.ports);
+	signals = slot_of_ends(&packet.key.ends);
 	slot = slot_of(&packet.key);
 	flow = bpf_map_lookup_elem(&pod_flows, &slot);
-	if (!endings || !flow)
+	if (!flow)
 		return count(NO_ROUTE, length, TC_ACT_UNSPEC);
 	if (packet.signals) {
-		__sync_fetch_and_add(endings, 1);
+		signal(signals, packet.signals);
 		return count(SIGNALLING, length, TC_ACT_UNSPEC);
 	}
-	if (!is_same_key(&flow->key, &packet.key) || flow->endings != *endings || !holds(&flow->way, routes, now)) {
+	is_same = is_same_key(&flow->key, &packet.key);
+	if (!is_same || has_signalled(&flow->tracked, packet.key.protocol) || !holds(&flow->way, routes, now)) {
+		flow->tracked.is_again = is_same && is_again(&flow->tracked, &packet.segment);
+		note_signals(&flow->tracked, signals);
 		flow->key = packet.key;
-		flow->endings = *endings;
 		flow->way.ifindex = 0;
 		reason = ask(ctx, flow, packet.total, routes);
+		if (!flow->tracked.is_again)
+			flow->tracked.end = packet.segment.end;
 	} else {
 		reason = flow->left;
 	}
@@ -422,6 +423,7 @@ static __always_inline int overlay(struct __sk_buff *ctx)
 		if (!rewrite(ctx, &flow->way))
 			return count(MALFORMED, length, TC_ACT_UNSPEC);
 	}
+	note_data(&flow->tracked, &packet.segment);
 	count(FORWARDED, length, 0);
 	if (!flow->to_pod) {
 		if (updates_priority)

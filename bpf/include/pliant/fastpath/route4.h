@@ -33,6 +33,7 @@ struct flow4 {
 	struct packet4 packet;
 	struct way way;
 	struct tracked tracked;
+	struct translation translation;
 	__be32 from; /* as it goes out, where it is translated */
 	__be32 to;
 	struct ports ports;
@@ -146,7 +147,7 @@ static __always_inline void translate4(const struct nf_conn *ct, struct flow4 *f
 				       __u8 direction)
 {
 	const struct nf_conntrack_tuple *first = &ct->tuplehash[0].tuple, *answer = &ct->tuplehash[1].tuple;
-	struct tracked *tracked = &flow->tracked;
+	struct translation *translation = &flow->translation;
 	__u64 change;
 
 	if (direction == CT_ORIGINAL) {
@@ -161,10 +162,10 @@ static __always_inline void translate4(const struct nf_conn *ct, struct flow4 *f
 		flow->ports.to = first->src.u.all;
 	}
 	change = changed(packet->from, flow->from) + changed(packet->to, flow->to);
-	tracked->header_change = folded(change);
+	translation->header_change = folded(change);
 	change += changed(*(const __u32 *)&packet->ports, *(const __u32 *)&flow->ports);
-	tracked->change = folded(change);
-	tracked->translates = true;
+	translation->change = folded(change);
+	translation->applies = true;
 	packet->to = flow->to;
 	packet->ports.to = flow->ports.to;
 }
@@ -196,9 +197,9 @@ static __noinline int track4(struct xdp_md *ctx, struct flow4 *flow, struct pack
 	ct = connection4(ctx, packet, &direction);
 	if (!ct)
 		return UNTRACKED;
-	reason = follow(ctx, ct, packet->protocol, direction, translates4, &flow->tracked, found);
-	flow->tracked.translates = false;
-	if (reason == FORWARDED && found->status & (CT_SRC_NAT | CT_DST_NAT))
+	reason = follow_connection(ctx, ct, packet->protocol, direction, translates4, &flow->tracked, found);
+	flow->translation.applies = false;
+	if (reason == FORWARDED && found->status & CT_TRANSLATED)
 		translate4(ct, flow, packet, direction);
 	bpf_ct_release(ct);
 	return reason == FORWARDED && is_martian4(packet->to) ? MARTIAN : reason;
@@ -214,7 +215,7 @@ static __noinline int signal4(struct xdp_md *ctx, const struct packet4 *packet, 
 		return 0;
 	ct = connection4(ctx, packet, &direction);
 	if (ct) {
-		signal(ct, flags);
+		signal(slot_of(ct), flags);
 		bpf_ct_release(ct);
 	}
 	return 0;
@@ -320,15 +321,15 @@ static __always_inline bool rewrite4(struct ipv4 *ip, void *end, const struct fl
 	if (flow->packet.protocol == IPPROTO_TCP) {
 		if ((void *)(tcp + 1) > end)
 			return false;
-		rewrite_tcp(tcp, flow->ports, flow->tracked.change);
+		rewrite_tcp(tcp, flow->ports, flow->translation.change);
 	} else {
 		if ((void *)(udp + 1) > end)
 			return false;
-		rewrite_udp(udp, flow->ports, flow->tracked.change);
+		rewrite_udp(udp, flow->ports, flow->translation.change);
 	}
 	ip->from = flow->from;
 	ip->to = flow->to;
-	amend(&ip->checksum, flow->tracked.header_change);
+	amend(&ip->checksum, flow->translation.header_change);
 	return true;
 }
 
@@ -416,9 +417,8 @@ static __always_inline int route4(struct xdp_md *ctx, struct ethernet *eth, void
 			return XDP_ABORTED; /* for the verifier: what is left is at least total */
 	}
 	if (tracks4) {
-		if (segment.bytes && (__s32)(segment.end - flow->tracked.end) > 0)
-			flow->tracked.end = segment.end;
-		if (flow->tracked.translates && !rewrite4(ip, end, flow))
+		note_data(&flow->tracked, &segment);
+		if (flow->translation.applies && !rewrite4(ip, end, flow))
 			return XDP_ABORTED; /* as above */
 	}
 	decrease_ttl(ip);

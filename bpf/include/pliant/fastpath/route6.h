@@ -33,6 +33,7 @@ struct flow6 {
 	struct packet6 packet;
 	struct way way;
 	struct tracked tracked;
+	struct translation translation;
 	__be32 from[4]; /* as it goes out, where it is translated */
 	__be32 to[4];
 	struct ports ports;
@@ -130,7 +131,7 @@ static __always_inline void translate6(const struct nf_conn *ct, struct flow6 *f
 				       __u8 direction)
 {
 	const struct nf_conntrack_tuple *first = &ct->tuplehash[0].tuple, *answer = &ct->tuplehash[1].tuple;
-	struct tracked *tracked = &flow->tracked;
+	struct translation *translation = &flow->translation;
 	__u64 change = 0;
 
 	for (int i = 0; i < 4; i++) {
@@ -142,8 +143,8 @@ static __always_inline void translate6(const struct nf_conn *ct, struct flow6 *f
 	flow->ports.from = direction == CT_ORIGINAL ? answer->dst.u.all : first->dst.u.all;
 	flow->ports.to = direction == CT_ORIGINAL ? answer->src.u.all : first->src.u.all;
 	change += changed(*(const __u32 *)&packet->ports, *(const __u32 *)&flow->ports);
-	tracked->change = folded(change);
-	tracked->translates = true;
+	translation->change = folded(change);
+	translation->applies = true;
 	packet->ports.to = flow->ports.to;
 }
 
@@ -173,9 +174,9 @@ static __noinline int track6(struct xdp_md *ctx, struct flow6 *flow, struct pack
 	ct = connection6(ctx, packet, &direction);
 	if (!ct)
 		return UNTRACKED;
-	reason = follow(ctx, ct, packet->protocol, direction, translates6, &flow->tracked, found);
-	flow->tracked.translates = false;
-	if (reason == FORWARDED && found->status & (CT_SRC_NAT | CT_DST_NAT))
+	reason = follow_connection(ctx, ct, packet->protocol, direction, translates6, &flow->tracked, found);
+	flow->translation.applies = false;
+	if (reason == FORWARDED && found->status & CT_TRANSLATED)
 		translate6(ct, flow, packet, direction);
 	bpf_ct_release(ct);
 	return reason == FORWARDED && is_martian6(packet->to) ? MARTIAN : reason;
@@ -190,7 +191,7 @@ static __noinline int signal6(struct xdp_md *ctx, const struct packet6 *packet, 
 		return 0;
 	ct = connection6(ctx, packet, &direction);
 	if (ct) {
-		signal(ct, flags);
+		signal(slot_of(ct), flags);
 		bpf_ct_release(ct);
 	}
 	return 0;
@@ -292,11 +293,11 @@ static __always_inline bool rewrite6(struct ipv6 *ip, void *end, const struct fl
 	if (flow->packet.protocol == IPPROTO_TCP) {
 		if ((void *)(tcp + 1) > end)
 			return false;
-		rewrite_tcp(tcp, flow->ports, flow->tracked.change);
+		rewrite_tcp(tcp, flow->ports, flow->translation.change);
 	} else {
 		if ((void *)(udp + 1) > end)
 			return false;
-		rewrite_udp(udp, flow->ports, flow->tracked.change);
+		rewrite_udp(udp, flow->ports, flow->translation.change);
 	}
 	__builtin_memcpy(ip->from, flow->from, sizeof(ip->from));
 	__builtin_memcpy(ip->to, flow->to, sizeof(ip->to));
@@ -377,9 +378,8 @@ static __always_inline int route6(struct xdp_md *ctx, struct ethernet *eth, void
 			return XDP_ABORTED;
 	}
 	if (tracks6) {
-		if (segment.bytes && (__s32)(segment.end - flow->tracked.end) > 0)
-			flow->tracked.end = segment.end;
-		if (flow->tracked.translates && !rewrite6(ip, end, flow))
+		note_data(&flow->tracked, &segment);
+		if (flow->translation.applies && !rewrite6(ip, end, flow))
 			return XDP_ABORTED;
 	}
 	ip->hop_limit--;

@@ -14,6 +14,7 @@ from pliant.errors import PliantError
 from pliant.features import features
 from pliant.features.feature import Reach
 from pliant.kernel.cgroups import processes
+from pliant.kernel.errors import KernelError
 from pliant.kernel.namespaces import NetworkNamespace, network_namespaces
 from pliant.kernel.sock_diag import Address, OpenSocket, find_socket
 from pliant.observe.connections import OpenConnection, Survey, age, listening_ports, role_of, survey
@@ -174,6 +175,17 @@ def namespaces_of(host: Host, paths: Iterable[str]) -> list[NetworkNamespace]:
     )
 
 
+def _socket_in(
+    namespace: NetworkNamespace, local: tuple[Address, int], peer: tuple[Address, int]
+) -> OpenSocket | None:
+    try:
+        return find_socket(*local, *peer, netns=namespace.path)
+    except KernelError:
+        if namespace.path is None or namespace.path.exists():
+            raise
+        return None  # the process that it was found by has ended
+
+
 def find_connection(
     host: Host,
     local: tuple[Address, int],
@@ -185,7 +197,7 @@ def find_connection(
     found = [
         (sock, namespace)
         for namespace in namespaces
-        if (sock := find_socket(*local, *peer, netns=namespace.path)) is not None
+        if (sock := _socket_in(namespace, local, peer)) is not None
     ]
     if not found:
         raise PliantError(

@@ -84,8 +84,10 @@ def _elsewhere(pins: PinTree, cgroup_exists: Callable[[int], bool]) -> dict[Hook
 
 
 def _tuned(pins: PinTree) -> int:
+    """The digest; what is adopted from another build is so only while that is done."""
     with Map.pinned(pins.map(TUNED)) as held:
-        return int.from_bytes(held.get(bytes(4)) or b"", sys.byteorder)
+        digest, adopting = (held.get(key.to_bytes(4, sys.byteorder)) for key in (0, 1))  # enum tuned_entry
+    return UNDER_WAY if any(adopting or b"") else int.from_bytes(digest or b"", sys.byteorder)
 
 
 def _miscalled(pins: PinTree, slots: Mapping[str, int], builds: Mapping[str, str]) -> set[str]:

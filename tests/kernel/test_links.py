@@ -6,8 +6,10 @@ import errno
 import os
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +214,29 @@ def test_an_xdp_link_on_a_veth(sample: LoadedObject, network: Any, mode: XdpMode
         assert link.program_id == by_constant.id
         link.detach()
         attach_xdp(drop, network.ifindex, mode).close()
+
+
+def test_links_that_are_only_being_attached_are_not_there_yet(sample: LoadedObject, network: Any) -> None:
+    """That takes milliseconds, and all links of the host are looked at by several commands."""
+    ended = threading.Event()
+
+    def look() -> int:
+        rounds = 0
+        while not ended.is_set():
+            all_links()
+            rounds += 1
+        return rounds
+
+    with ThreadPoolExecutor() as pool:
+        looking = pool.submit(look)
+        try:
+            with entered(network.fd):
+                for _ in range(20):
+                    with attach_xdp(sample.programs["always_drop"], network.ifindex, XdpMode.NATIVE) as link:
+                        link.detach()  # whoever looks at it just now would keep it
+        finally:
+            ended.set()
+        assert looking.result() > 20
 
 
 def test_tcx_links_share_an_interface(sample: LoadedObject, network: Any) -> None:

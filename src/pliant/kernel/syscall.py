@@ -103,10 +103,17 @@ def object_info(fd: int, size: int, request: bytearray | None = None) -> bytes:
 def descriptor_of_id(command: Command, number: int) -> int:
     """Open an object by its id.
 
-    Raises a :class:`KernelError` with ``errno`` ENOENT when there is none.
+    Raises a :class:`KernelError` with ``errno`` ENOENT when there is none. A link that is only being attached, of which
+    the kernel says EAGAIN (bpf_link_by_id()), is not there yet.
     """
     kind = command.name.partition("_")[0].lower()
-    return bpf(command, attributes("III", number, 0, 0), f"open {kind} {number}")
+    action = f"open {kind} {number}"
+    try:
+        return bpf(command, attributes("III", number, 0, 0), action)
+    except KernelError as error:
+        if error.errno == codes.EAGAIN:
+            raise kernel_error(codes.ENOENT, action) from error
+        raise
 
 
 def object_ids(command: Command) -> Iterator[int]:

@@ -10,8 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from pliant.agent.actuator import Ground, KernelActuator
 from pliant.agent.audit_trail import AuditTrail
@@ -32,6 +30,7 @@ from pliant.agent.off_mark import clear_mark, with_mark
 from pliant.agent.origin import Origin
 from pliant.agent.places import Places
 from pliant.agent.sysctls import Surroundings, check_sysctls, sysctl_policies, wanted_sysctls
+from pliant.closing import Closable
 from pliant.errors import PliantError
 from pliant.fastpath.target import FastpathTarget
 from pliant.features import catalogue, hooked
@@ -66,7 +65,7 @@ LOCK_TIMEOUT_S = 10.0
 READ_AGAIN = 3  # times, without the lock
 
 
-class Host:
+class Host(Closable):
     """The host this process runs on.
 
     Reading needs no lock; whatever changes the host takes it, and first settles what an interrupted change left.
@@ -83,14 +82,6 @@ class Host:
         self._journal: Journal | None = None
         self._encoder: Encoder | None = None
         self.fastpath = FastpathGround(self.places.pins)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the journal."""

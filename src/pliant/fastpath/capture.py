@@ -18,9 +18,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
+from pliant.closing import Closable
 from pliant.errors import PliantError
 from pliant.fastpath.capture_file import Stored
 from pliant.fastpath.counters import DROPPED, read_counters
@@ -157,7 +157,7 @@ def _listen(name: str, filter: bytes) -> socket.socket:
     return made
 
 
-class Capture:
+class Capture(Closable):
     """What comes in by interfaces with a fast path, packet by packet; closing it detaches.
 
     ``filter`` is classic BPF, as :func:`~pliant.kernel.libpcap.compile_filter` makes it; empty: everything. Interfaces
@@ -194,14 +194,6 @@ class Capture:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Detach everything."""

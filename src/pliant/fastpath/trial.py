@@ -10,9 +10,8 @@ from __future__ import annotations
 import errno as codes
 import struct
 from dataclasses import dataclass, replace
-from types import TracebackType
-from typing import Self
 
+from pliant.closing import Closable
 from pliant.fastpath.counters import DROPPED
 from pliant.fastpath.objects import OWN_TABLE, counted_reasons, shipped_object, tables_of
 from pliant.kernel.elf import Elf
@@ -56,7 +55,7 @@ class Verdict:
         return self.is_forwarded or self.is_dropped
 
 
-class Trial:
+class Trial(Closable):
     """A copy of the program that an interface runs, in the calling thread's network namespace; ``object`` is its name.
 
     Raises :class:`KernelError` where the program is another build's, whose object is not here.
@@ -85,14 +84,6 @@ class Trial:
             raise KernelError(
                 "the fast path was made by another build of Pliant", remedy="'pliant repair' has it made anew"
             )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Unload the copy."""

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from pliant.closing import Closable
 from pliant.kernel import cgroups
 from pliant.kernel.inotify import Inotify, Mask, WatchLimit
 
 _MASK = Mask.CREATE | Mask.DELETE | Mask.ONLY_DIRECTORY
 
 
-class CgroupWatch:
+class CgroupWatch(Closable):
     """All cgroups below ``root``: ``known`` maps their paths to their ids.
 
     ``complete`` is False when the user has run out of watches: then call :meth:`rescan` from time to time.
@@ -31,14 +30,6 @@ class CgroupWatch:
         self._inotify = Inotify()
         self._paths: dict[int, str] = {}
         self.rescan()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Stop watching."""

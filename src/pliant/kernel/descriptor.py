@@ -7,16 +7,16 @@ import contextlib
 import errno as codes
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import ClassVar, Self
 
+from pliant.closing import Closable
 from pliant.kernel.errors import KernelError, kernel_error
 from pliant.kernel.pins import BPF_FS_MAGIC, filesystem_magic
 from pliant.kernel.syscall import address, attributes, c_string, try_bpf
 from pliant.kernel.uapi import Command
 
 
-class Descriptor:
+class Descriptor(Closable):
     """Owner of one descriptor, closed by :meth:`close`, by ``with``, or with the last reference."""
 
     kind: ClassVar[str] = "object"
@@ -64,14 +64,6 @@ class Descriptor:
             os.close(result)
             raise KernelError(f"{path} is not a pinned {cls.kind} but a {found}", errno=codes.EINVAL)
         return cls(result)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         with contextlib.suppress(OSError, AttributeError):

@@ -10,9 +10,9 @@ import os
 import struct
 from enum import IntFlag
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
+from pliant.closing import Closable
 from pliant.kernel.errors import kernel_error
 from pliant.kernel.syscall import libc
 
@@ -47,7 +47,7 @@ class WatchLimit(Exception):
     """The user has no watches left (``fs.inotify.max_user_watches``)."""
 
 
-class Inotify:
+class Inotify(Closable):
     """An inotify instance; its descriptor is readable when something has happened."""
 
     def __init__(self) -> None:
@@ -55,14 +55,6 @@ class Inotify:
         if self._fd < 0:
             remedy = "raise fs.inotify.max_user_instances"
             raise kernel_error(ctypes.get_errno(), "watch files (inotify)", remedy=remedy)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Forget all watches."""

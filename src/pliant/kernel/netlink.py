@@ -16,9 +16,9 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
+from pliant.closing import Closable
 from pliant.kernel.errors import KernelError, NotSupported, kernel_error
 from pliant.kernel.namespaces import entered
 
@@ -103,7 +103,7 @@ def text(raw: memoryview | None) -> str:
     return "" if raw is None else bytes(raw).split(b"\0", 1)[0].decode(errors="replace")
 
 
-class Netlink:
+class Netlink(Closable):
     """A socket that asks the kernel about one network namespace, the calling thread's when none is given.
 
     It stays in the namespace it was opened in, whichever thread uses it.
@@ -114,14 +114,6 @@ class Netlink:
         self._socket.settimeout(_TIMEOUT_S)
         with contextlib.suppress(OSError):  # Linux 4.20: without it, filters of a dump are silently left out
             self._socket.setsockopt(_SOL_NETLINK, _STRICT_CHECK, 1)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the socket."""
@@ -211,7 +203,7 @@ class Netlink:
             raise kernel_error(refused, action)
 
 
-class Monitor:
+class Monitor(Closable):
     """A socket that hears of changes in one network namespace; its descriptor is readable when there are any."""
 
     def __init__(
@@ -236,14 +228,6 @@ class Monitor:
         except OSError as error:
             self._socket.close()
             raise kernel_error(error.errno or 0, "listen to changes of the network configuration") from error
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Stop listening."""

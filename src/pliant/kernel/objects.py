@@ -14,9 +14,9 @@ import sys
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType, TracebackType
-from typing import Self
+from types import MappingProxyType
 
+from pliant.closing import Closable
 from pliant.kernel.elf import Elf
 from pliant.kernel.errors import KernelError, NotSupported, kernel_error
 from pliant.kernel.libbpf import collected_messages, libbpf
@@ -40,7 +40,7 @@ _NEWER_SECTIONS = (
 
 
 @dataclass(frozen=True, slots=True)
-class LoadedObject:
+class LoadedObject(Closable):
     """Programs by the name of their function, maps by theirs (``.rodata``, ``.bss`` among them)."""
 
     programs: Mapping[str, Program]
@@ -50,14 +50,6 @@ class LoadedObject:
         """Close all descriptors; what is pinned or attached stays."""
         for held in (*self.programs.values(), *self.maps.values()):
             held.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def load(

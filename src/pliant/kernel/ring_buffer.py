@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import mmap
 import struct
-from types import TracebackType
-from typing import Self
 
+from pliant.closing import Closable
 from pliant.kernel.errors import kernel_error
 from pliant.kernel.maps import Map
 
@@ -16,7 +15,7 @@ _HEADER = struct.Struct("=II")  # the length with two flags, and a page offset o
 _BUSY, _DISCARDED = 1 << 31, 1 << 30
 
 
-class RingBuffer:
+class RingBuffer(Closable):
     """The reading end of a ring buffer; its descriptor is readable when there is something."""
 
     def __init__(self, buffer: Map) -> None:
@@ -30,14 +29,6 @@ class RingBuffer:
             )
         except OSError as error:
             raise kernel_error(error.errno or 0, f"map the ring buffer {buffer.name} into memory") from error
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Give the memory back."""

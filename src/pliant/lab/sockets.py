@@ -12,9 +12,9 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
+from pliant.closing import Closable
 from pliant.errors import PliantError
 from pliant.kernel.tcp_info import OPTION_ECN, TCP_INFO_BYTES, state_name, unpack_tcp_info
 from pliant.lab.host import Host
@@ -132,7 +132,7 @@ def _option(sock: socket.socket, level: int, name: int) -> int | None:
         return None
 
 
-class _Helper:
+class _Helper(Closable):
     """A helper process in a lab host that takes one JSON command a line and gives one JSON answer each."""
 
     module: str
@@ -183,14 +183,6 @@ class _Helper:
     def close(self) -> None:
         """End the helper and with it its connections."""
         self.process.stop()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class TcpServer(_Helper):

@@ -17,9 +17,8 @@ import select
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from pliant.closing import Closable
 from pliant.kernel import netdev, nftables, rtnetlink, xfrm
 from pliant.kernel.inotify import Inotify, Mask, WatchLimit
 from pliant.kernel.namespaces import entered
@@ -63,7 +62,7 @@ class Counts:
     changes: int = 0
 
 
-class Inspector:
+class Inspector(Closable):
     """The facts of a namespace (the calling thread's when none is given), kept up to date.
 
     A loop waits for :meth:`fileno` to be readable and then calls :meth:`update`. Closing it, or leaving the block it
@@ -106,14 +105,6 @@ class Inspector:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Stop listening."""

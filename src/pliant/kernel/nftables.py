@@ -120,18 +120,23 @@ def read_ruleset(netns: Path | int | None = None) -> Ruleset:
     A kernel without nftables has an empty ruleset. Raises :class:`KernelError` when it never holds still.
     """
     with Netlink(NETLINK_NETFILTER, netns) as netlink:
-        for _ in range(_ATTEMPTS):
-            try:
-                before = generation(netlink)
-                found = Ruleset(before, *_read(netlink))
-                if generation(netlink) == before:
-                    return found
-            except Interrupted:
-                continue
-            except KernelError as error:
-                if error.errno in (codes.EINVAL, codes.EOPNOTSUPP, codes.ENOENT):
-                    return Ruleset()
-                raise
+        return ruleset_through(netlink)
+
+
+def ruleset_through(netlink: Netlink) -> Ruleset:
+    """The same through a socket that is kept: when one is closed the kernel first ends what rules were taken away."""
+    for _ in range(_ATTEMPTS):
+        try:
+            before = generation(netlink)
+            found = Ruleset(before, *_read(netlink))
+            if generation(netlink) == before:
+                return found
+        except Interrupted:
+            continue
+        except KernelError as error:
+            if error.errno in (codes.EINVAL, codes.EOPNOTSUPP, codes.ENOENT):
+                return Ruleset()
+            raise
     raise KernelError("cannot read the nftables ruleset: it changes faster than it can be read")
 
 

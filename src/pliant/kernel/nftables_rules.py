@@ -122,19 +122,24 @@ def read_rules(netns: Path | int | None = None) -> Rules:
     A kernel without nftables has none. Raises :class:`KernelError` when it never holds still.
     """
     with Netlink(NETLINK_NETFILTER, netns) as netlink:
-        for _ in range(_ATTEMPTS):
-            try:
-                before = generation(netlink)
-                found = Rules(before, *_read(netlink))
-                if generation(netlink) == before:
-                    return found
-            except Interrupted:
-                continue
-            except KernelError as error:
-                if error.errno in (codes.EINVAL, codes.EOPNOTSUPP):
-                    return Rules()
-                if error.errno != codes.ENOENT:  # a set that has gone meanwhile
-                    raise
+        return rules_through(netlink)
+
+
+def rules_through(netlink: Netlink) -> Rules:
+    """The same through a socket that is kept: see :func:`~pliant.kernel.nftables.ruleset_through`."""
+    for _ in range(_ATTEMPTS):
+        try:
+            before = generation(netlink)
+            found = Rules(before, *_read(netlink))
+            if generation(netlink) == before:
+                return found
+        except Interrupted:
+            continue
+        except KernelError as error:
+            if error.errno in (codes.EINVAL, codes.EOPNOTSUPP):
+                return Rules()
+            if error.errno != codes.ENOENT:  # a set that has gone meanwhile
+                raise
     raise KernelError("cannot read the nftables ruleset: it changes faster than it can be read")
 
 

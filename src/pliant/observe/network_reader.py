@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from pliant.kernel import sysctls
-from pliant.kernel.errors import NotSupported
+from pliant.kernel.errors import KernelError, NotSupported
 from pliant.kernel.interface_programs import NetfilterLinks, tcx_programs
 from pliant.kernel.namespaces import entered
 from pliant.kernel.netdev import xdp_features
-from pliant.kernel.nftables import read_ruleset
-from pliant.kernel.nftables_rules import Rules, read_rules
+from pliant.kernel.netlink import NETLINK_NETFILTER, Netlink
+from pliant.kernel.nftables import ruleset_through
+from pliant.kernel.nftables_rules import Rules, rules_through
 from pliant.kernel.rtnetlink import Rtnetlink, route_kinds
 from pliant.kernel.xfrm import read_policies
 from pliant.kernel.xtables import legacy_tables
@@ -76,11 +77,18 @@ class Reader:
     def __init__(self, netns: Path | int | None = None) -> None:
         self.netns = netns
         self._rtnetlink = Rtnetlink(netns)
+        self._netfilter: Netlink | None = None
         self._netfilter_links = NetfilterLinks()
 
     def close(self) -> None:
-        """Close the socket."""
+        """Close the sockets."""
         self._rtnetlink.close()
+        self._forget_netfilter()
+
+    def _forget_netfilter(self) -> None:
+        if self._netfilter is not None:
+            self._netfilter.close()
+            self._netfilter = None
 
     def read(self, old: Facts, parts: Part, interfaces: Iterable[int] = ()) -> Facts:
         """The facts with these parts, and these interfaces, as they are now."""
@@ -125,16 +133,13 @@ class Reader:
 
     def _ruleset(self) -> dict[str, Any]:
         """Where nftables hooks in, and its rules where that is on the way of packets: of one generation."""
-        ruleset, rules = read_ruleset(self.netns), Rules(-1)
-        for _ in range(_ATTEMPTS):
-            ways = [c for c in ruleset.chains if c.hook in _FORWARD_HOOKS]
-            if not any(c.policy != "accept" or ruleset.rules_of(c) for c in ways):
-                return {"ruleset": ruleset, "nftables": Rules(ruleset.generation)}
-            rules = read_rules(self.netns)
-            if rules.generation == ruleset.generation:
-                break
-            ruleset = read_ruleset(self.netns)
-        return {"ruleset": ruleset, "nftables": rules}
+        if self._netfilter is None:
+            self._netfilter = Netlink(NETLINK_NETFILTER, self.netns)
+        try:
+            return _ruleset(self._netfilter)
+        except KernelError:  # there may be answers in it that nobody has read
+            self._forget_netfilter()
+            raise
 
     def _from_inside(self, parts: Part, there: set[int]) -> dict[str, Any]:
         """What can only be read by a thread of the namespace."""
@@ -172,6 +177,19 @@ def _without_the_gone(facts: Facts, there: set[int]) -> Facts:
         filters=tuple(f for f in facts.filters if f.interface in there),
         tcx=tuple(p for p in facts.tcx if p.interface in there),
     )
+
+
+def _ruleset(netlink: Netlink) -> dict[str, Any]:
+    ruleset, rules = ruleset_through(netlink), Rules(-1)
+    for _ in range(_ATTEMPTS):
+        ways = [c for c in ruleset.chains if c.hook in _FORWARD_HOOKS]
+        if not any(c.policy != "accept" or ruleset.rules_of(c) for c in ways):
+            return {"ruleset": ruleset, "nftables": Rules(ruleset.generation)}
+        rules = rules_through(netlink)
+        if rules.generation == ruleset.generation:
+            break
+        ruleset = ruleset_through(netlink)
+    return {"ruleset": ruleset, "nftables": rules}
 
 
 def _settings() -> Settings:

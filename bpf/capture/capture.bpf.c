@@ -89,13 +89,19 @@ struct {
 	__uint(max_entries, 1 << 24);
 } packets SEC(".maps");
 
-/* The programs whose packets are meant, by id; the value is of no use. */
+/* What runs on an interface. */
+struct running {
+	__u32 program; /* its id */
+	__u32 ifindex;
+};
+
+/* Those whose packets are meant; the value is of no use. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);
-	__type(key, __u32);
+	__type(key, struct running);
 	__type(value, __u32);
-} programs SEC(".maps");
+} watched SEC(".maps");
 
 /* Packets that were seen, wanted, and lost since user space was too slow. */
 struct tally {
@@ -322,13 +328,14 @@ static __always_inline struct xdp_frame *last_queued(const struct net_device *de
 SEC("tp_btf/xdp_redirect") int BPF_PROG(redirected, const struct net_device *from, const struct bpf_prog *program,
 					const void *target)
 {
-	__u32 zero = 0, id = program->aux->id, length, kept;
+	struct running running = {.program = program->aux->id, .ifindex = from->ifindex};
+	__u32 zero = 0, length, kept;
 	struct current *packet = bpf_map_lookup_elem(&current_packet, &zero);
 	struct tally *tally = bpf_map_lookup_elem(&tallies, &zero);
 	struct net_device *to;
 	struct xdp_frame *frame;
 
-	if (!packet || !tally || !target || !bpf_map_lookup_elem(&programs, &id))
+	if (!packet || !tally || !target || !bpf_map_lookup_elem(&watched, &running))
 		return 0;
 	to = BPF_CORE_READ((const struct bpf_dtab_netdev *)target, dev);
 	tally->seen++;

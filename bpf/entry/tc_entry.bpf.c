@@ -6,22 +6,17 @@
 
 #include <bpf/bpf_helpers.h>
 
-struct {
-	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, __u32);
-} current SEC(".maps");
+#include <pliant/fastpath/slots.h>
 
 SEC("tc") int tc_entry(struct __sk_buff *ctx)
 {
-	bpf_tail_call_static(ctx, &current, 0);
+	go_on(ctx, ctx->ifindex);
 	return -1; /* TCX_NEXT: whoever else is at the hook, then the kernel */
 }
 
 SEC("tc") int tc_nothing(struct __sk_buff *ctx)
 {
-	return -1; /* TCX_NEXT: whoever else is at the hook, then the kernel */
+	return -1; /* TCX_NEXT */
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

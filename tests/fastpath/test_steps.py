@@ -9,7 +9,7 @@ import pytest
 
 from pliant.kernel.links import Link
 from pliant.lab import TcpClient, TcpServer
-from pliant.observe.fastpath import read_counts
+from pliant.observe.fastpath import hooked_program, read_counts
 from tests.fastpath.fastpath_row import Fastpath, Row
 
 FORWARDED = 0
@@ -66,6 +66,25 @@ def test_every_step_can_be_taken_back(fastpath: Fastpath, row: Row) -> None:
         fastpath.take(steps[:taken])
         fastpath.take(undo for step in reversed(steps[:taken]) if (undo := step.undo()))
         assert fastpath.found() == before
+
+
+def test_interfaces_share_what_is_attached_but_those_with_the_same_slot(fastpath: Fastpath, row: Row) -> None:
+    """Their indices are the same modulo the slots of the table; each runs its own all the same."""
+    row.router.ip(
+        "link add name a index 1001 type veth peer name b index 1002",
+        "link add name c index 1065 type veth peer name d index 1129",
+    )
+    wanted = {name: fastpath.acceleration(name) for name in "abcd"}
+    fastpath.become(*wanted.values())
+    assert fastpath.found().running == {found.port: found.build for found in wanted.values()}
+    a, b, c, d = (hooked_program(fastpath.pins, fastpath.port(name)) for name in "abcd")
+    assert a == b and len({a, c, d}) == 3
+    fastpath.become(wanted["c"], wanted["d"])
+    assert fastpath.found().running == {wanted[name].port: wanted[name].build for name in "cd"}
+    fastpath.become(*wanted.values())  # the slot that was given back is free
+    assert [hooked_program(fastpath.pins, fastpath.port(name)) for name in "abcd"] == [a, b, c, d]
+    fastpath.become()
+    assert not fastpath.pins.directory.exists()
 
 
 def test_nothing_is_left_when_it_is_taken_away(fastpath: Fastpath, row: Row, connection: TcpClient) -> None:

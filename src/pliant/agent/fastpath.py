@@ -101,7 +101,7 @@ class FastpathGround:
 
     def warm(self, target: FastpathTarget) -> None:
         """Make the objects of a target ready in this process, so that the next program is loaded sooner."""
-        from pliant.fastpath.objects import ENTRIES, shared_tables, shipped_entry, shipped_object
+        from pliant.fastpath.objects import shared_tables, shipped_object
         from pliant.kernel.maps import Map
         from pliant.kernel.templates import template_of
 
@@ -115,9 +115,6 @@ class FastpathGround:
             for name in {acceleration.object for acceleration in target.accelerations.values()}:
                 with contextlib.suppress(KernelError):  # then it is loaded as any other
                     template_of(shipped_object(name), name, shared)
-            for name in set(ENTRIES.values()):
-                with contextlib.suppress(KernelError):
-                    template_of(shipped_entry(name), name, {})
 
     def target(self, wishes: Wishes) -> FastpathTarget:
         """The programs that do what is asked for, as far as it can be done."""

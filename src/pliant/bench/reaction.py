@@ -38,7 +38,7 @@ from pliant.kernel.netlink import Monitor
 from pliant.lab import Host as LabHost
 from pliant.lab import Lab
 from pliant.lab.interface import switch_aggregation
-from pliant.observe.fastpath import FastpathPins, Mode, Port, is_paused, read_ruleset_state, running_program
+from pliant.observe.fastpath import FastpathPins, Mode, Port, is_paused, read_ruleset_state, running_build
 from pliant.policy.documents import policy_from_document
 
 ROUNDS = 25
@@ -77,16 +77,16 @@ class Router:
     monitors: list[Monitor]
     names: frozenset[str]
 
-    def programs(self, names: frozenset[str]) -> Mapping[str, int]:
-        """The program that each of some interfaces runs of ours."""
-        found = {name: self._program(name) for name in names}
-        return {name: number for name, number in found.items() if number}
+    def programs(self, names: frozenset[str]) -> Mapping[str, str]:
+        """What each of some interfaces accelerates by."""
+        found = {name: self._build(name) for name in names}
+        return {name: build for name, build in found.items() if build}
 
-    def _program(self, name: str) -> int:
+    def _build(self, name: str) -> str | None:
         try:
-            return running_program(self.pins, Port(socket.if_nametoindex(name), Mode.NATIVE))
+            return running_build(self.pins, Port(socket.if_nametoindex(name), Mode.NATIVE))
         except OSError:
-            return 0
+            return None
 
     def is_paused(self) -> bool:
         """Whether all is left to the kernel for now."""

@@ -46,7 +46,7 @@ INSTRUCTIONS_MAX = 512
 _INSTRUCTION_BYTES = 8
 _HEAD = struct.Struct("=QIIII")  # struct captured in pliant/capture.h
 _TALLY = struct.Struct("=QQQ")
-_U32 = struct.Struct("=I")
+_RUNNING = struct.Struct("=II")
 _LOOK_AGAIN_S = 0.5
 _PASS, _REDIRECT = 2, 4  # enum xdp_action
 _ETH_P_ALL = 3
@@ -221,7 +221,7 @@ class Capture(Closable):
         }
         path = Path(str(resources.files("pliant"))) / "objects" / "capture" / "capture.bpf.o"
         loaded = self._held.enter_context(load(path, feature="capture", rodata=constants))
-        self._programs, self._tallies = loaded.maps["programs"], loaded.maps["tallies"]
+        self._watched, self._tallies = loaded.maps["watched"], loaded.maps["tallies"]
         self._ring = self._held.enter_context(RingBuffer(loaded.maps["packets"]))
         self._held.enter_context(attach_tracepoint(loaded.programs["redirected"]))
 
@@ -246,11 +246,11 @@ class Capture(Closable):
             if port not in self._interfaces:
                 made = _Interface(self._pins, port, build, self._names[port.ifindex], self._filter)
                 self._interfaces[port] = made
-                self._programs.put(_U32.pack(made.hooked), bytes(4))
+                self._watched.put(_RUNNING.pack(made.hooked, port.ifindex), bytes(4))
 
     def _forget(self, port: Port) -> None:
         gone = self._interfaces.pop(port)
-        self._programs.delete(_U32.pack(gone.hooked))
+        self._watched.delete(_RUNNING.pack(gone.hooked, port.ifindex))
         gone.close()
 
     def packets(self, timeout_s: float | None = None) -> Iterator[list[Captured]]:

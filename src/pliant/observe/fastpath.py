@@ -6,11 +6,14 @@
     <pins>/fastpath/<tables>/ports, port_numbers, flows4, ...  what all interfaces share, by a digest of its layout
                    /<ifindex>-<mode>/program_<build>           a program made for the interface: object and constants
                                     /counts_<tables>           what became of its packets; of other tables: earlier
-                                    /current                   the one of the programs that is in force
+                                    /current                   the table that has the one in force, see below
                                     /link                      attaches a program that goes on to that one
+                   /entries/<kind>_<n>/program, programs       what is attached to interfaces, and the same table
+                                      /nothing                 in force in it where none of the others is
 
 A build names the object's file and the constants it was loaded with, so that an interface whose programs have the
-same build has the same fast path.
+same build has the same fast path. Interfaces share tables of the programs in force, where each has a slot of its own:
+:func:`slot_of`.
 """
 
 from __future__ import annotations
@@ -102,8 +105,13 @@ class FastpathPins:
         return self.port(port) / "link"
 
     def current(self, port: Port) -> Path:
-        """The table of the program that is in force."""
+        """The table that has the program in force in the interface's slot."""
         return self.port(port) / "current"
+
+    @property
+    def entries(self) -> Path:
+        """The directory of what is attached to interfaces, and goes on to the programs in force."""
+        return self.directory / "entries"
 
     def counts(self, port: Port) -> Path:
         """What becomes of its packets."""
@@ -123,7 +131,8 @@ class FastpathPins:
 
     def other_tables(self) -> list[Path]:
         """Tables of builds whose layout is another."""
-        return sorted(p for p in self._directories() if "-" not in p.name and p.name != self.layout)
+        own = (self.tables, self.entries)
+        return sorted(p for p in self._directories() if "-" not in p.name and p not in own)
 
     def builds(self, port: Port) -> list[str]:
         """The builds that are pinned for an interface, oldest pin first: that which runs, and some that have run."""
@@ -249,9 +258,14 @@ def running_program(pins: FastpathPins, port: Port) -> int:
     if not hooked_program(pins, port):
         return 0
     with contextlib.suppress(KernelError), Map.pinned(pins.current(port)) as current:
-        number: int = _U32.unpack(current.get(bytes(4)) or bytes(4))[0]
+        number: int = _U32.unpack(current.get(slot_of(current, port)) or bytes(4))[0]
         return number
     return 0
+
+
+def slot_of(table: Map, port: Port) -> bytes:
+    """The key of an interface in the table of the programs in force (fastpath/slots.h)."""
+    return _U32.pack(port.ifindex % table.max_entries)
 
 
 def hooked_program(pins: FastpathPins, port: Port) -> int:

@@ -195,7 +195,7 @@ class RetireTables(Step):
         return
 
 
-KEPT = 3  # programs of an interface that do not run
+KEPT = 4  # programs of an interface that do not run
 STEPS = (
     *RULE_STEPS,
     LoadFastpath,

@@ -4,18 +4,19 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import struct
 from functools import cached_property
 
+from pliant.agent.actuator.entries import Entries
 from pliant.agent.actuator.filter_tables import FilterTables
 from pliant.agent.actuator.flow_generation import fresh_generation, set_generation
 from pliant.agent.actuator.ground import Ground, Steps, Taken
-from pliant.fastpath.objects import ENTRIES, shipped_entry, shipped_object, tables_layout, tables_of
+from pliant.fastpath.objects import shipped_object, tables_layout, tables_of
 from pliant.fastpath.target import Acceleration
 from pliant.kernel.errors import KernelError
 from pliant.kernel.links import Link, XdpMode, attach_tcx_link, attach_xdp
 from pliant.kernel.maps import Map
-from pliant.kernel.objects import LoadedObject
 from pliant.kernel.pins import PinDirectory
 from pliant.kernel.programs import Program
 from pliant.kernel.templates import load_again
@@ -27,6 +28,7 @@ from pliant.observe.fastpath import (
     is_paused,
     read_exits,
     running_build,
+    slot_of,
 )
 from pliant.plan.fastpath import (
     AttachFastpath,
@@ -60,6 +62,10 @@ class Fastpaths:
     @cached_property
     def _pins(self) -> FastpathPins:
         return FastpathPins(self._ground.pins.root, tables_layout())
+
+    @cached_property
+    def _entries(self) -> Entries:
+        return Entries(self._pins)
 
     def steps(self) -> Steps:
         """The steps it takes."""
@@ -113,32 +119,22 @@ class Fastpaths:
         if running_build(self._pins, step.port) == step.build:
             return
         self._pins.link(step.port).unlink(missing_ok=True)
-        with self._entry(step.port) as entry, self._program(step.port, step.build) as program:
-            current = entry.maps["current"]
-            if not self._pins.current(step.port).exists():
-                current.pin(self._pins.current(step.port))
-            current.put(bytes(4), _U32.pack(program.fileno()))
-            with _attached(entry.programs[ENTRIES[step.port.mode]], step.port) as link:
+        with (
+            self._entries.of(step.port) as (entry, current),
+            self._program(step.port, step.build) as program,
+        ):
+            current.put(slot_of(current, step.port), _U32.pack(program.fileno()))
+            with _attached(entry, step.port) as link:
                 link.pin(self._pins.link(step.port))
 
-    def _entry(self, port: Port) -> LoadedObject:
-        """The program that goes on to the one in force, and one that does nothing."""
-        name, pin = ENTRIES[port.mode], self._pins.current(port)
-        with contextlib.ExitStack() as held:
-            known = {"current": held.enter_context(Map.pinned(pin))} if pin.exists() else {}
-            return load_again(shipped_entry(name), feature=name, rodata={}, reuse=known)
-
     def _switch(self, step: SwitchFastpath) -> None:
-        with (
-            self._program(step.port, step.build) as program,
-            Map.pinned(self._pins.current(step.port)) as current,
-        ):
-            current.put(bytes(4), _U32.pack(program.fileno()))
+        pin = self._pins.program(step.port, step.build)
+        with Program.pinned(pin) as program, Map.pinned(self._pins.current(step.port)) as current:
+            current.put(slot_of(current, step.port), _U32.pack(program.fileno()))
+        os.utime(pin)  # of those that do not run, what ran last is kept longest
 
     def _park(self, step: ParkFastpath) -> None:
-        with self._entry(step.port) as entry:
-            nothing = entry.programs[ENTRIES[step.port.mode].replace("entry", "nothing")]
-            entry.maps["current"].put(bytes(4), _U32.pack(nothing.fileno()))
+        self._entries.clear(step.port)
 
     def _is_parked(self, step: ParkFastpath) -> None:
         if running_build(self._pins, step.port) is not None:
@@ -155,6 +151,7 @@ class Fastpaths:
                 pin.unlink()
                 with contextlib.suppress(KernelError):  # its interface is gone, and with it what was attached
                     link.detach()
+        self._entries.leave(step.port)
         self._clean(step.port)
 
     def _is_detached(self, step: DetachFastpath) -> None:

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is attached to interfaces, and goes on to the program in force on each (bpf/entry)."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from pliant.fastpath.objects import ENTRIES, shipped_entry
+from pliant.kernel.maps import Map
+from pliant.kernel.objects import load
+from pliant.kernel.pins import PinDirectory
+from pliant.kernel.programs import Program
+from pliant.observe.fastpath import FastpathPins, Port, slot_of
+
+
+class Entries:
+    """One program for all interfaces, and another for those whose slots in its table are taken.
+
+    One that is attached somewhere already is attached to another interface at once; for a new one the kernel waits for
+    a grace period of RCU.
+    """
+
+    def __init__(self, pins: FastpathPins) -> None:
+        self._pins = pins
+
+    @contextlib.contextmanager
+    def of(self, port: Port) -> Iterator[tuple[Program, Map]]:
+        """What to attach to an interface, and the table whose slot is its own from now on."""
+        own = _number(self._pins.current(port))
+        if own not in map(_number, self._pins.entries.glob("*/programs")):
+            self._pins.current(port).unlink(missing_ok=True)  # of nothing that could be attached
+            own = 0
+        for number in itertools.count():
+            place = self._pins.entries / f"{ENTRIES[port.mode]}_{number}"
+            if not (place / "programs").exists():
+                self._make(place, ENTRIES[port.mode])
+            with Map.pinned(place / "programs") as table:
+                is_its = table.id == own if own else not self._is_taken(table, port)
+                if not is_its:
+                    continue
+                if not own:
+                    table.pin(self._pins.current(port))
+                with Program.pinned(place / "program") as program:
+                    yield program, table
+                return
+
+    def clear(self, port: Port) -> None:
+        """Have nothing run on an interface; what is attached there leaves all to the kernel.
+
+        The slot gets a program that does nothing: the kernel takes a grace period of RCU to empty one.
+        """
+        own = _number(self._pins.current(port))
+        for place in self._pins.entries.glob("*/"):
+            if own and _number(place / "programs") == own:
+                with Map.pinned(place / "programs") as table, Program.pinned(place / "nothing") as nothing:
+                    table.put(slot_of(table, port), nothing.fileno().to_bytes(4, sys.byteorder))
+
+    def leave(self, port: Port) -> None:
+        """Give the slot of an interface back."""
+        self.clear(port)
+        self._pins.current(port).unlink(missing_ok=True)
+
+    def _make(self, place: Path, name: str) -> None:
+        """The table is pinned last: where it is there everything is."""
+        PinDirectory(place).remove_tree()
+        PinDirectory(place).make()
+        with load(shipped_entry(name), feature=name) as loaded:
+            loaded.programs[name].pin(place / "program")
+            loaded.programs[name.replace("entry", "nothing")].pin(place / "nothing")
+            loaded.maps["programs"].pin(place / "programs")
+
+    def _is_taken(self, table: Map, port: Port) -> bool:
+        """Whether another interface has the slot."""
+        rivals = (p for p in self._pins.ports() if slot_of(table, p) == slot_of(table, port))
+        return any(_number(self._pins.current(rival)) == table.id for rival in rivals)
+
+
+def _number(pin: Path) -> int:
+    """The id of a pinned table; 0 where none is."""
+    if not pin.exists():
+        return 0
+    with Map.pinned(pin) as table:
+        return table.id

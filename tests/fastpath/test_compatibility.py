@@ -70,3 +70,20 @@ def test_pods_are_accelerated_at_tc_which_takes_nothing_from_their_bulk() -> Non
 def test_a_kernel_that_cannot_say_what_a_driver_can_do_is_tried() -> None:
     facts = Facts(interfaces=(HARDWARE,), xdp_features=None)
     assert choose("auto", facts, HARDWARE, [ROUTE]).mode is Mode.NATIVE
+
+
+def test_a_kernel_that_lacks_something_is_told_and_another_mode_is_not_chosen_instead() -> None:
+    facts = Facts(interfaces=(HARDWARE,), xdp_features=(ABLE,))
+    bridge, pods = Bridge(9, "02:00:00:00:00:09", 30000), Overlay(9, None)
+    told = {"bridge_xdp": "no bridge", "overlay_tc": "no pods"}
+
+    def lacking(name: str) -> str:
+        return told.get(name, "")
+
+    for asked in ("native", "generic", "auto"):
+        choice = choose(asked, facts, HARDWARE, [bridge], lacking)
+        assert choice.mode is None
+        assert [(r.code, r.sentence) for r in choice.reasons] == [("kernel-lacks", "no bridge")]
+        assert choose(asked, facts, HARDWARE, [ROUTE], lacking).mode is not None
+    both = choose("auto", facts, HARDWARE, [bridge, pods], lacking)
+    assert [(r.module, r.sentence) for r in both.reasons] == [("native", "no bridge"), ("tc", "no pods")]

@@ -6,8 +6,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pliant.fastpath.modules import Filter
-from pliant.fastpath.objects import shipped_object
-from pliant.fastpath.synthesis import BRIDGING, ROUTING, synthesize
+from pliant.fastpath.objects import BRIDGING, ROUTING, shipped_object
+from pliant.fastpath.synthesis import synthesize
 from pliant.fastpath.topology import topology
 from pliant.kernel.elf import Elf
 from pliant.kernel.nftables_expressions import Compare, Counter, Payload

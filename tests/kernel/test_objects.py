@@ -143,6 +143,15 @@ def test_a_kernel_that_reads_no_memory_without_a_type_is_told() -> None:
     assert "lacks bpf_rdonly_cast() of memory without a type, which Linux 6.17 has" in error.message
 
 
+def test_a_kernel_before_the_first_that_can_route_is_told() -> None:
+    said = [
+        "libbpf: extern (func ksym) 'bpf_cast_to_kern_ctx': not found in kernel or module BTFs"
+    ]  # before 6.2
+    error = load_error("route_xdp", Path("route_xdp.bpf.o"), errno.ESRCH, said)
+    assert isinstance(error, NotSupported)
+    assert error.message.endswith("this kernel lacks bpf_cast_to_kern_ctx(), which Linux 6.2 has")
+
+
 def test_a_log_goes_elsewhere_when_its_directory_is_not_ours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

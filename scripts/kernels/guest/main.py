@@ -19,6 +19,7 @@ from command import in_child
 from feature_trial import FeatureTrial
 from pliant import __version__
 from pliant.errors import PliantError
+from pliant.fastpath import abilities
 from pliant.kernel import probes
 from pliant.kernel.libbpf import libbpf
 from pliant.kernel.objects import load
@@ -45,7 +46,9 @@ def main() -> None:
         libbpf=f"{libbpf().libbpf_major_version()}.{libbpf().libbpf_minor_version()}",
     )
     for name in probes.names():
-        tell("probe", name=name, **outcome(partial(probe, name)))
+        tell("probe", name=name, **outcome(partial(answer, probes.probe, name)))
+    for name in abilities.names():
+        tell("probe", name=name, **outcome(partial(answer, abilities.ability, name)))
     for path in sorted(shipped_objects()):
         tell("object", name=path.name.removesuffix(".bpf.o"), **load_object(path))
     words = Path("/proc/cmdline").read_text().split()
@@ -82,9 +85,9 @@ def outcome(attempt: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return {"state": "failed", "said": what, "trace": traceback.format_exc()}
 
 
-def probe(name: str) -> dict[str, Any]:
+def answer(ask: Callable[[str], probes.Probe], name: str) -> dict[str, Any]:
     """What one probe answers."""
-    found = probes.probe(name)
+    found = ask(name)
     return {"sentence": found.sentence, "state": found.support.state.value, "said": found.support.reason}
 
 

@@ -165,11 +165,12 @@ class FastpathGround:
         self.refusals = {key: said for key, said in self.refusals.items() if key[0] in self._refused}
 
     def _arranged(self, wishes: Wishes) -> tuple[Topology, tuple[Arrangement, ...]]:
+        from pliant.fastpath.abilities import lacking
         from pliant.fastpath.arrangement import arrange
 
         topology = self.topology()
         self._forgive(topology.facts)
-        return topology, arrange(topology, wishes, self.refusals)
+        return topology, arrange(topology, wishes, self.refusals, lacking)
 
     def _facts(self) -> Facts:
         from pliant.observe.network_reader import read_facts

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 
@@ -12,9 +13,12 @@ from pliant.agent.fastpath import interface_statuses
 from pliant.agent.host import Host
 from pliant.agent.sysctls import said_of_foreign, sysctl_statuses
 from pliant.errors import PliantError
+from pliant.fastpath.abilities import abilities
 from pliant.features.layout import shipped_layout
+from pliant.kernel.btf import Btf
+from pliant.kernel.errors import KernelError
 from pliant.kernel.pins import PinDirectory
-from pliant.kernel.probes import State, probe_all
+from pliant.kernel.probes import Probe, State, probe_all
 from pliant.policy.switches import Kind
 
 REQUIRED = frozenset(
@@ -70,7 +74,7 @@ def examine(host: Host) -> list[Finding]:
 
 
 def _probes() -> Iterator[Finding]:
-    for probe in probe_all():
+    for probe in _asked():
         if probe.name in ASKED_ELSEWHERE:
             continue
         if probe.support.state is State.SUPPORTED:
@@ -80,6 +84,13 @@ def _probes() -> Iterator[Finding]:
         else:
             level = Level.ABSENT
         yield Finding(probe.name, level, probe.sentence, "" if level is Level.OK else str(probe.support))
+
+
+def _asked() -> tuple[Probe, ...]:
+    held: list[Btf] = []
+    with suppress(KernelError):
+        held.append(Btf.vmlinux())  # read once while it is held: several ask for them
+    return (*probe_all(), *abilities())
 
 
 def _guarded(name: str, look: Callable[[], str]) -> Iterator[Finding]:

@@ -80,10 +80,11 @@ def _topology(ctx: click.Context, devices: Sequence[str], netns: str | None) -> 
 
 def _choice(found: Topology, port: Port) -> Choice:
     """How an interface would run what it can have."""
+    from pliant.fastpath.abilities import lacking
     from pliant.fastpath.compatibility import Choice, choose
 
     at = found.facts.interface(port.index)
-    return choose("auto", found.facts, at, port.modules) if at and port.modules else Choice(None)
+    return choose("auto", found.facts, at, port.modules, lacking) if at and port.modules else Choice(None)
 
 
 def _data(found: Topology) -> dict[str, Any]:

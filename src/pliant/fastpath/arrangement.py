@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pliant.fastpath.compatibility import choose, fitting
+from pliant.fastpath.compatibility import Lacking, choose, fitting, nothing_lacks
 from pliant.fastpath.modules import Filter, Module, Track
 from pliant.fastpath.reasons import Reason
 from pliant.fastpath.synthesis import synthesize
@@ -35,9 +35,16 @@ class Arrangement:
     reasons: tuple[Reason, ...]
 
 
-def arrange(topology: Topology, wishes: Wishes, refusals: Refusals | None = None) -> tuple[Arrangement, ...]:
-    """What each interface of a topology is to run."""
-    return tuple(_arranged(topology, way, wishes.of(way.name), refusals or {}) for way in topology.ports)
+def arrange(
+    topology: Topology,
+    wishes: Wishes,
+    refusals: Refusals | None = None,
+    lacking: Lacking = nothing_lacks,
+) -> tuple[Arrangement, ...]:
+    """What each interface of a topology is to run, by a kernel that has refused programs, and lacks something."""
+    return tuple(
+        _arranged(topology, way, wishes.of(way.name), refusals or {}, lacking) for way in topology.ports
+    )
 
 
 def target_of(topology: Topology, arrangements: Iterable[Arrangement]) -> FastpathTarget:
@@ -51,7 +58,9 @@ def target_of(topology: Topology, arrangements: Iterable[Arrangement]) -> Fastpa
     return replace(synthesize(replace(topology, ports=ports), modes), standby=standby)
 
 
-def _arranged(topology: Topology, way: Way, wish: Wish | None, refusals: Refusals) -> Arrangement:
+def _arranged(
+    topology: Topology, way: Way, wish: Wish | None, refusals: Refusals, lacking: Lacking
+) -> Arrangement:
     at = topology.facts.interface(way.index)
     if wish is None or at is None:
         return Arrangement(way, wish, None, (), way.reasons)
@@ -59,7 +68,7 @@ def _arranged(topology: Topology, way: Way, wish: Wish | None, refusals: Refusal
     reasons = [*way.reasons, *(_not_asked_for(m, wish) for m in way.modules if m not in modules)]
     if not modules:
         return Arrangement(way, wish, None, (), tuple(reasons))
-    choice = choose(wish.mode, topology.facts, at, modules)
+    choice = choose(wish.mode, topology.facts, at, modules, lacking)
     said = refusals.get((way.name, choice.mode)) if choice.mode else None
     if said is not None:
         refused = Reason("refused", str(choice.mode), said, f"ip -d link show dev {way.name}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How an interface can run a fast path: a pure function of facts.
+"""How an interface can run a fast path: a pure function of facts, and of what the kernel lacks.
 
 There are three ways: in the driver (native XDP), in XDP without the driver's help (generic), and at tc. Asked for one
 of them, an interface gets that one or none. Asked for ``auto`` it gets the first of native and tc that takes nothing
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pliant.fastpath.modules import Module, Overlay
+from pliant.fastpath.objects import object_for
 from pliant.fastpath.reasons import Reason
 from pliant.observe.fastpath import Mode
 from pliant.observe.network import Facts, Interface
@@ -33,7 +34,19 @@ class Choice:
     reasons: tuple[Reason, ...] = ()
 
 
-def choose(asked: Asked, facts: Facts, at: Interface, modules: Sequence[Module]) -> Choice:
+Lacking = Callable[[str], str]
+"""What the kernel lacks for an object, as a sentence; empty where it lacks nothing."""
+
+
+def nothing_lacks(name: str) -> str:
+    """A kernel that takes every object."""
+    del name
+    return ""
+
+
+def choose(
+    asked: Asked, facts: Facts, at: Interface, modules: Sequence[Module], lacking: Lacking = nothing_lacks
+) -> Choice:
     """How an interface is to run some modules, asked to run them in a certain way."""
     reasons: list[Reason] = []
     for mode in AUTO if asked == "auto" else tuple(mode for mode in Mode if mode.value == asked):
@@ -42,6 +55,8 @@ def choose(asked: Asked, facts: Facts, at: Interface, modules: Sequence[Module])
         against = list(_AGAINST[mode](facts, at, modules))
         if asked == "auto" and mode is Mode.NATIVE:
             against += _costs_of_native(at)
+        if not against and (said := lacking(object_for(mode, modules))):
+            against.append(Reason("kernel-lacks", mode, said, "pliant doctor"))
         if not against:
             return Choice(mode, tuple(reasons))
         reasons += against

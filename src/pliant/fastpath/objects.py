@@ -3,17 +3,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from hashlib import blake2b
 from importlib import resources
 from pathlib import Path
 
+from pliant.fastpath.modules import Bridge, Module
 from pliant.kernel.btf import Btf
 from pliant.observe.fastpath import Mode
 
+ROUTING = "route_xdp"
+BRIDGING = "bridge_xdp"
+PODS = "overlay_tc"
+
 OWN_TABLE = "counts"
 """The table that each interface has for itself."""
+
+
+def object_for(mode: Mode, modules: Iterable[Module]) -> str:
+    """The name of the object that runs some modules in a mode."""
+    if mode is Mode.TC:
+        return PODS
+    return BRIDGING if any(isinstance(module, Bridge) for module in modules) else ROUTING
 
 
 def shipped_object(name: str) -> Path:

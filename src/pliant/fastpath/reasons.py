@@ -47,6 +47,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "traffic more than is won: it has to be asked for by name.",
         "not-asked-for": "The policy does not ask for the module.",
         "refused": "The kernel has refused the program.",
+        "kernel-lacks": "This kernel has not got what the program needs.",
         "qdisc": "The interface shapes or orders what it sends, which redirected packets would not take part in.",
     }
 )

@@ -11,7 +11,7 @@ import ipaddress
 from collections.abc import Collection, Mapping
 
 from pliant.fastpath.modules import Bridge, Filter, Nat, Overlay, Route, Track
-from pliant.fastpath.objects import build_of
+from pliant.fastpath.objects import BRIDGING, PODS, ROUTING, build_of
 from pliant.fastpath.ruleset_compile import compiled
 from pliant.fastpath.target import Acceleration, FastpathTarget
 from pliant.fastpath.topology import Port as Way
@@ -24,10 +24,6 @@ BELIEVED_US = 100_000
 """How long a neighbour's address or a path MTU is believed that has changed since."""
 CONFIRMED_EVERY_US = 1_000_000
 """How often the kernel sees a packet to each neighbour, which keeps its entry fresh."""
-
-ROUTING = "route_xdp"
-BRIDGING = "bridge_xdp"
-PODS = "overlay_tc"
 
 Constants = dict[str, int | bytes]
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from pliant.kernel.codec import Array, Bytes, Codec, Integer, Layout, Member, Record
 from pliant.kernel.elf import Elf
@@ -128,12 +129,19 @@ class Btf:
 
     @classmethod
     def vmlinux(cls, path: Path = VMLINUX) -> Btf:
-        """Read the types of the running kernel (some 150 ms and 30 MB: not for everyday use)."""
+        """Read the types of the running kernel (some 150 ms and 30 MB: not for everyday use).
+
+        They are read once for all who hold them at the same time.
+        """
+        found = _of_kernel.get(path)
+        if found is not None:
+            return found
         try:
-            return cls(path.read_bytes(), str(path))
+            found = _of_kernel[path] = cls(path.read_bytes(), str(path))
         except OSError as error:
             message = f"cannot read the kernel's type information {path}: {error.strerror}"
             raise KernelError(message, errno=error.errno) from error
+        return found
 
     def type(self, number: int) -> Type:
         """One type by its id."""
@@ -182,6 +190,10 @@ class Btf:
     def layout(self, number: int) -> Layout:
         """Return how a type lies in memory, by its id; raise :class:`KernelError` for what has no plain layout."""
         return self._layout(number)
+
+    def member_names(self, number: int) -> tuple[str, ...]:
+        """The names of the members of a structure or union, by its id; those without one are left out."""
+        return tuple(name for name, *_ in self._members(self.type(number)) if name)
 
     def map_layouts(self) -> dict[str, tuple[Layout | None, Layout | None]]:
         """The layouts of key and value of every map that an object declares; None for one declared by size."""
@@ -267,3 +279,6 @@ class Btf:
                 yield from self._fields(inner, base + bits // 8)
             else:
                 raise KernelError(f"{self._source}: {record.name} holds a union without a name")
+
+
+_of_kernel: WeakValueDictionary[Path, Btf] = WeakValueDictionary()

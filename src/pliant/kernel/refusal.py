@@ -27,6 +27,8 @@ _LACKS = re.compile(
     r"|kfunc (?P<plain>bpf_rdonly_cast) type ID argument must be of a struct"
     r"|struct_ops init_kern (?P<ops>\w+): struct (?:\S+) is not found"
 )
+_SINCE = {"bpf_cast_to_kern_ctx": "6.2"}
+"""The versions of Linux that functions came with which are not optional."""
 
 
 def load_error(feature: str, path: Path, number: int, messages: Sequence[str]) -> KernelError:
@@ -39,6 +41,8 @@ def load_error(feature: str, path: Path, number: int, messages: Sequence[str]) -
         name = next(group for group in lacks.groups() if group)
         if lacks["plain"]:
             name += "() of memory without a type, which Linux 6.17 has"
+        elif name in _SINCE:
+            name += f"(), which Linux {_SINCE[name]} has"
         return NotSupported(f"{where}: this kernel lacks {name}", errno=number)
     if log:
         program, cause = log["program"], _cause(log["log"])

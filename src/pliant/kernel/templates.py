@@ -17,7 +17,7 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
-from pliant.kernel.btf import Btf
+from pliant.kernel.btf import VMLINUX, Btf
 from pliant.kernel.elf import Elf
 from pliant.kernel.errors import KernelError
 from pliant.kernel.maps import Map
@@ -122,7 +122,15 @@ def template_of(path: Path, feature: str, shared: Mapping[str, Map]) -> Template
     ``shared`` are maps that are there already, so that none are made for it. Raises :class:`KernelError` when this
     kernel does not take it, or when only libbpf can load it.
     """
-    return _template(path, feature, path.stat().st_mtime_ns, _Shared(shared))
+    return _template(path, feature, path.stat().st_mtime_ns, _kernel_types(), _Shared(shared))
+
+
+def _kernel_types() -> frozenset[str]:
+    """Where the kernel's types and functions are from: a module that comes later may have what an object asks for."""
+    try:
+        return frozenset(os.listdir(VMLINUX.parent))
+    except OSError:
+        return frozenset()
 
 
 class _Shared(dict[str, Map]):
@@ -136,8 +144,10 @@ class _Shared(dict[str, Map]):
 
 
 @cache
-def _template(path: Path, feature: str, version: int, shared: _Shared) -> Template:
-    del version
+def _template(
+    path: Path, feature: str, version: int, kernel_types: frozenset[str], shared: _Shared
+) -> Template:
+    del version, kernel_types
     elf, types = Elf(path), Btf.from_elf(path)
     prepared = prepare(path, feature=feature, reuse=shared)
     by_type = _function_types(elf, types)

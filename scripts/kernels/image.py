@@ -30,9 +30,9 @@ NOT_WANTED = (
     *("usr/lib/python3.11/idlelib", "usr/lib/python3.11/lib2to3", "usr/lib/python3.11/pydoc_data"),
 )
 # What a policy may need of a kernel is built in or among these; whatever they depend on comes with them.
-MODULES = tuple(f"kernel/net/{name}/" for name in ("ipv4", "ipv6", "sched", "core", "netfilter")) + tuple(
-    f"kernel/drivers/net/{name}.ko" for name in ("veth", "tun", "dummy", "ifb")
-)
+MODULES = tuple(
+    f"kernel/net/{name}/" for name in ("ipv4", "ipv6", "sched", "core", "netfilter", "bridge")
+) + tuple(f"kernel/drivers/net/{name}.ko" for name in ("veth", "tun", "dummy", "ifb"))
 _TAR = ("tar", "--extract", "--keep-directory-symlink", "--no-same-owner", "--directory")
 _MERGED = ("bin", "sbin", "lib", "lib64")
 

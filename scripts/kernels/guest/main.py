@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import fastpath_trial
 import scenarios
 from command import in_child
 from feature_trial import FeatureTrial
@@ -65,6 +66,7 @@ def on_stage(only: set[str]) -> None:
     told = (
         ("feature", trial.of_features()),
         ("scenario", trial.of_all()),
+        ("scenario", fastpath_trial.of_the_fastpath()),
         ("scenario", scenarios.of_the_core()),
     )
     with Stage() as stage:

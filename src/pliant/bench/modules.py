@@ -6,6 +6,7 @@ from __future__ import annotations
 import statistics
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from pliant.bench.acceleration import Acceleration
@@ -75,8 +76,9 @@ def packets6(row: Row, count: int = 1) -> list[bytes]:
 def bridged(row: Row) -> None:
     """Both interfaces are ports of a bridge."""
     near, far = row.names(row.router)
-    row.router.sysctl("net.bridge.bridge-nf-call-iptables", "0")
-    row.router.sysctl("net.bridge.bridge-nf-call-ip6tables", "0")
+    with suppress(FileNotFoundError):  # br_netfilter is not there
+        row.router.sysctl("net.bridge.bridge-nf-call-iptables", "0")
+        row.router.sysctl("net.bridge.bridge-nf-call-ip6tables", "0")
     row.router.ip("link add br0 type bridge", "link set br0 up")
     row.router.ip(*(f"link set {name} master br0" for name in (near, far)))
 

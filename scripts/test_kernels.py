@@ -4,32 +4,26 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import datetime
-import fcntl
-import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from kernels import image, machine
+from kernels import machine
 from kernels.failure import Failure, run
 from kernels.matrix import MARKS, load_results, page
-from kernels.packages import Suite, mirror
+from kernels.packages import mirror
+from kernels.preparation import ROOT, WORK, alone, boot_of, emulator, fetch, say, user_space
 from kernels.result import Result
 
-ROOT = Path(__file__).resolve().parent.parent
-WORK = ROOT / "build" / "kernels"
 RESULTS = ROOT / "docs" / "results" / "kernels"
 PAGE = ROOT / "docs" / "kernels.md"
-USER_SPACE_SUITE = "bookworm"
 KERNELS = (
     "bookworm/cloud-amd64",
     "bookworm/amd64",
@@ -46,7 +40,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell has it ignored
     try:
-        with _alone():
+        with alone():
             return _test(arguments)
     except Failure as failure:
         print(f"error: {failure}", file=sys.stderr)
@@ -80,28 +74,9 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
-@contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """Hold the working directory, which two runs cannot share."""
-    WORK.mkdir(parents=True, exist_ok=True)
-    with (WORK / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Failure(f"another run is using {WORK}: wait for it, or end it") from error
-        yield
-
-
-def say(verb: str, what: str) -> None:
-    """One line of progress."""
-    print(f"  {verb.ljust(6)} {what}", flush=True)
-
-
 def _test(arguments: argparse.Namespace) -> int:
-    if os.uname().machine != "x86_64":
-        raise Failure("only kernels for amd64 are tried so far, and this machine is another")
     site = mirror()
-    trial = Trial(site, _user_space(site), _emulator(site), arguments.silence, _words(arguments))
+    trial = Trial(site, user_space(site), emulator(site), arguments.silence, _words(arguments))
     directory = WORK / "quick" if arguments.quick or arguments.only else arguments.results
     done: list[Result] = []
     problems: list[str] = []
@@ -128,55 +103,6 @@ def _words(arguments: argparse.Namespace) -> str:
     return "pliant.quick" if arguments.quick else f"pliant.only={arguments.only}" if arguments.only else ""
 
 
-def _user_space(site: str) -> bytes:
-    """The archive that all guests share: Debian's Python and tools, the wheel, and the checks."""
-    say("APT", f"{USER_SPACE_SUITE}: {', '.join(image.USER_SPACE)}")
-    suite = Suite(USER_SPACE_SUITE, site, WORK / "apt")
-    suite.refresh()
-    root = WORK / "root"
-    image.make_root(suite.download(image.USER_SPACE), root)
-    say("WHEEL", "built, and installed in the guest's file system")
-    shutil.rmtree(WORK / "wheel", ignore_errors=True)
-    run(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "-q",
-            "--disable-pip-version-check",
-            "wheel",
-            "--no-deps",
-            "-w",
-            WORK / "wheel",
-            ROOT,
-        ]
-    )
-    [wheel] = (WORK / "wheel").glob("*.whl")
-    image.install_wheel(wheel, root)
-    shutil.rmtree(root / "opt/guest", ignore_errors=True)
-    shutil.copytree(Path(__file__).parent / "kernels" / "guest", root / "opt/guest")
-    shutil.copy(root / "opt/guest/init", root / "init")
-    return image.pack(root)
-
-
-def _emulator(site: str) -> str:
-    """The version of the emulator, which is installed when it is missing."""
-    if not shutil.which(machine.PROGRAM):
-        backports = Suite(f"{_codename()}-backports", site, WORK / "apt")
-        try:  # a newer one when there is one: some kernels crash in the one of Debian 12
-            backports.refresh()
-        except Failure:
-            backports = Suite(_codename(), site, WORK / "apt")
-        say("APT", f"qemu-system-x86 from {backports.name}, on this machine")
-        backports.install_on_this_machine("qemu-system-x86", _codename())
-    return run([machine.PROGRAM, "--version"]).splitlines()[0].removeprefix("QEMU emulator version ")
-
-
-def _codename() -> str:
-    lines = Path("/etc/os-release").read_text().splitlines()
-    return next(line.partition("=")[2].strip('"') for line in lines if line.startswith("VERSION_CODENAME="))
-
-
 @dataclass
 class Trial:
     """What all boots of a run share; ``words`` are for the guest, ``ways`` are the accelerators that it may survive."""
@@ -190,18 +116,15 @@ class Trial:
 
     def of(self, name: str) -> Result:
         """Fetch a kernel and boot it; one that dies before it is done is booted again, and the result says so."""
-        suite_name, _, flavour = name.partition("/")
-        suite = Suite(suite_name, self.site, WORK / "apt")
-        suite.refresh()
-        packages = suite.kernel(flavour)
-        [package, version] = packages[0]
-        say("APT", f"{suite_name}: {package} {version}")
-        unpacked = WORK / "kernels" / f"{package}_{version.replace(':', '_')}"
-        kernel, release = image.unpack_kernel((suite.download_alone(*each) for each in packages), unpacked)
-        boot = self._boot_of(kernel, release, unpacked)
+        kernel = fetch(self.site, name)
+        release, boot = kernel.release, boot_of(kernel, self.user_space, self.words)
         for attempt in (1, 2):
             result = Result(
-                kernel={"suite": suite_name, "package": package, "package_version": version},
+                kernel={
+                    "suite": kernel.suite,
+                    "package": kernel.package,
+                    "package_version": kernel.version,
+                },
                 machine={"emulator": self.emulator, "boots": attempt},
                 pliant={"commit": _commit()},
             )
@@ -214,12 +137,6 @@ class Trial:
                 say("AGAIN", f"{release}: {death}")
         result.date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         return result
-
-    def _boot_of(self, kernel: Path, release: str, unpacked: Path) -> machine.Boot:
-        image.choose_modules(unpacked, release, WORK / "root", WORK / "modules")
-        archive = WORK / "root.cpio"
-        archive.write_bytes(self.user_space + image.pack(WORK / "modules"))
-        return machine.Boot(kernel, archive, WORK / "consoles" / f"{release}.log", arguments=self.words)
 
     def _follow(self, boot: machine.Boot, release: str, result: Result) -> None:
         """Boot with the quickest way there is, and forget each that a guest does not even start with."""

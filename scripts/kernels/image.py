@@ -16,7 +16,7 @@ from pathlib import Path
 
 from kernels.failure import Failure, run
 
-USER_SPACE = ("python3", "libbpf1", "iproute2", "busybox-static", "kmod")
+USER_SPACE = ("python3", "libbpf1", "iproute2", "busybox-static", "kmod", "nftables")
 PYTHON = "3.11"  # of the suite the user space is from
 NOT_WANTED = (
     *("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/perl5"),

@@ -18,6 +18,7 @@ import fastpath_trial
 import scenarios
 from command import in_child
 from feature_trial import FeatureTrial
+from instruction_counts import tell_counts
 from pliant import __version__
 from pliant.errors import PliantError
 from pliant.fastpath import abilities
@@ -46,16 +47,18 @@ def main() -> None:
         pliant=__version__,
         libbpf=f"{libbpf().libbpf_major_version()}.{libbpf().libbpf_minor_version()}",
     )
+    words = dict(word.partition("=")[::2] for word in Path("/proc/cmdline").read_text().split())
+    if "pliant.instructions" in words:
+        tell_counts(tell, int(words["pliant.instructions"]))
+        return
     for name in probes.names():
         tell("probe", name=name, **outcome(partial(answer, probes.probe, name)))
     for name in abilities.names():
         tell("probe", name=name, **outcome(partial(answer, abilities.ability, name)))
     for path in sorted(shipped_objects()):
         tell("object", name=path.name.removesuffix(".bpf.o"), **load_object(path))
-    words = Path("/proc/cmdline").read_text().split()
     if "pliant.quick" not in words:
-        chosen = [word.partition("=")[2] for word in words if word.startswith("pliant.only=")]
-        on_stage({name for names in chosen for name in names.split(",")})
+        on_stage(set(filter(None, words.get("pliant.only", "").split(","))))
     for path in Path("/var/log/pliant").glob("*.log"):
         tell("log", name=path.name, text=path.read_text(errors="replace"))
 

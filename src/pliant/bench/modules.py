@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from pliant.bench import nat
 from pliant.bench.acceleration import Acceleration
 from pliant.bench.bench import Bench, Options, Sample
 from pliant.bench.forwarding import Row, one_core
@@ -73,6 +74,30 @@ def packets6(row: Row, count: int = 1) -> list[bytes]:
     return [udp_frame(*macs, source, f"2001:2:1::{n + 1:x}", hops=HOPS) for n in range(count)]
 
 
+def masqueraded(row: Row) -> None:
+    """The router has connections of both families that it masquerades, which go on."""
+    near, far = row.near[0], row.far[0]
+    for family, to, via in (
+        ("ip", far.address_of(row.sink), near.address_of(row.router)),
+        ("ip6", far.address6_of(row.sink), near.address6_of(row.router)),
+    ):
+        row.router.run(["nft", "-f", "-"], given=nat.RULES.format(family, far.interface_of(row.router)))
+        row.source.ip(f"route replace {to} via {via}")
+        nat.establish(row, to)
+
+
+def of_connection4(row: Row) -> list[bytes]:
+    """A packet of the connection of IPv4."""
+    ends = row.near[0].address_of(row.source), row.far[0].address_of(row.sink)
+    return [udp_frame(*row.macs(), *ends, ports=nat.PORTS, checksum=False)]
+
+
+def of_connection6(row: Row) -> list[bytes]:
+    """A packet of the connection of IPv6."""
+    ends = row.near[0].address6_of(row.source), row.far[0].address6_of(row.sink)
+    return [udp_frame(*row.macs(), *ends, ports=nat.PORTS)]
+
+
 def bridged(row: Row) -> None:
     """Both interfaces are ports of a bridge."""
     near, far = row.names(row.router)
@@ -119,6 +144,8 @@ CASES = (
     Case("bridge_first_ns", bridged, lambda row: between_stations(row, TESTS), repeated=False),
     Case("filter4_ns", filtered, packets4),
     Case("filter4_first_ns", filtered, lambda row: packets4(row, TESTS), repeated=False),
+    Case("nat4_ns", masqueraded, of_connection4, repeated=False),
+    Case("nat6_ns", masqueraded, of_connection6, repeated=False),
 )
 
 

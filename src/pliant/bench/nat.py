@@ -18,7 +18,7 @@ from pliant.lab import Lab
 from pliant.lab.frames import udp_frame
 
 PORTS = (1234, 9)
-_RULES = (
+RULES = (
     "table {} nat {{ chain out {{ type nat hook postrouting priority srcnat; oifname {} masquerade; }}; }}"
 )
 _ASSURED_WITHIN_S = 20.0
@@ -33,7 +33,7 @@ def run(options: Options) -> Iterator[Sample]:
         near, far = row.near[0], row.far[0]
         out = far.interface_of(row.router)
         for family in ("ip", "ip6"):
-            row.router.run(["nft", "-f", "-"], given=_RULES.format(family, out))
+            row.router.run(["nft", "-f", "-"], given=RULES.format(family, out))
         ways = {
             "nat": (near.address_of(row.source), far.address_of(row.sink)),
             "nat6": (near.address6_of(row.source), far.address6_of(row.sink)),

@@ -47,12 +47,16 @@ class Result:
     pliant: str = pliant.__version__
 
     @classmethod
-    def of(cls, bench: str, runs: int, samples: Iterable[Sample]) -> Result:
+    def of(
+        cls, bench: str, runs: int, samples: Iterable[Sample], *, kernel: str = "", cpu: str = ""
+    ) -> Result:
         """The result of samples, metrics in the order in which they first came.
 
-        Raises :class:`PliantError` when one metric comes in two units.
+        ``kernel`` and ``cpu`` are those that were measured, where they are not this machine's. Raises
+        :class:`PliantError` when one metric comes in two units.
         """
-        where = machine.commit(), machine.kernel(), machine.cpu()  # first: the checkout may change meanwhile
+        # first: the checkout may change meanwhile
+        where = machine.commit(), kernel or machine.kernel(), cpu or machine.cpu()
         values: dict[str, list[float]] = {}
         units: dict[str, str] = {}
         for metric, unit, value in samples:

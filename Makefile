@@ -10,7 +10,7 @@ JOBS ?= 2
 SOURCES := $(wildcard bpf/*.c bpf/*/*.c bpf/include/pliant/*.h bpf/include/pliant/*/*.h)
 PYTHON_DIRS := src tests hatch_build.py scripts
 
-.PHONY: help setup bpf demo test unit lint docs docs-check pictures bench test-kill test-upgrade fuzz soak oracle effect-aa wheel-check test-kernels clean
+.PHONY: help setup bpf demo test unit lint docs docs-check pictures bench test-kill test-upgrade fuzz soak oracle effect-aa wheel-check test-kernels instructions clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ wheel-check: setup ## Build the wheel, install it where no clang is, and load ev
 
 test-kernels: setup bpf ## Boot stock Debian kernels in an emulator with the wheel: what does each support? (docs/kernels.md)
 	$(Q)$(PY) scripts/test_kernels.py $(ARGS)
+
+instructions: setup bpf ## Count the instructions a packet takes in the fast path, in an emulator; ARGS=--save records them
+	$(Q)$(PY) scripts/executed_instructions.py $(ARGS)
 
 clean: ## Remove what was built
 	$(Q)rm -rf build dist demo-out src/pliant/objects .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -325,17 +325,22 @@ static __always_inline struct xdp_frame *last_queued(const struct net_device *de
 	return frame;
 }
 
-SEC("tp_btf/xdp_redirect") int BPF_PROG(redirected, const struct net_device *from, const struct bpf_prog *program,
-					const void *target)
+/* One of the tracepoint's arguments. It is a "const void *", which the verifier of Linux 6.12 does not let be read. */
+#define TARGET 2
+
+SEC("tp_btf/xdp_redirect") int BPF_PROG(redirected, const struct net_device *from, const struct bpf_prog *program)
 {
 	struct running running = {.program = program->aux->id, .ifindex = from->ifindex};
 	__u32 zero = 0, length, kept;
 	struct current *packet = bpf_map_lookup_elem(&current_packet, &zero);
 	struct tally *tally = bpf_map_lookup_elem(&tallies, &zero);
+	const void *target = NULL;
 	struct net_device *to;
 	struct xdp_frame *frame;
 
-	if (!packet || !tally || !target || !bpf_map_lookup_elem(&watched, &running))
+	if (!packet || !tally || !bpf_map_lookup_elem(&watched, &running))
+		return 0;
+	if (bpf_probe_read_kernel(&target, sizeof(target), &ctx[TARGET]) || !target)
 		return 0;
 	to = BPF_CORE_READ((const struct bpf_dtab_netdev *)target, dev);
 	tally->seen++;

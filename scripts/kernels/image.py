@@ -16,7 +16,7 @@ from pathlib import Path
 
 from kernels.failure import Failure, run
 
-USER_SPACE = ("python3", "libbpf1", "iproute2", "busybox-static", "kmod", "nftables")
+USER_SPACE = ("python3", "libbpf1", "iproute2", "busybox-static", "dash", "kmod", "nftables")
 PYTHON = "3.11"  # of the suite the user space is from
 NOT_WANTED = (
     *("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/perl5"),
@@ -64,7 +64,7 @@ def make_root(packages: Iterable[Path], root: Path) -> None:
     for name in ("proc", "sys", "dev", "run", "tmp", "root", "opt/pliant", "var/lib", "var/log"):
         (root / name).mkdir(parents=True, exist_ok=True)
     (root / "usr/bin/sh").unlink(missing_ok=True)
-    (root / "usr/bin/sh").symlink_to("busybox")
+    (root / "usr/bin/sh").symlink_to("dash")  # busybox has an "ip" of its own
     (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
     (root / "etc/group").write_text("root:x:0:\n")
     compile_python(root, "usr/lib")

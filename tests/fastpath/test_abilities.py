@@ -12,6 +12,7 @@ import pytest
 from pliant.fastpath.abilities import (
     abilities,
     ability,
+    bridges,
     follows_connections,
     lacking,
     names,
@@ -69,6 +70,12 @@ def test_the_number_of_the_ruleset_is_looked_for_among_the_types(tmp_path: Path)
     assert without.state is State.UNKNOWN
     assert "has no struct netns_nftables" in without.reason
     assert sees_rulesets(tmp_path / "nosuch").state is State.UNKNOWN
+
+
+@root
+def test_a_bridge_that_this_kernel_may_yet_load_is_no_answer(tmp_path: Path) -> None:
+    known = bridges(tmp_path)
+    assert known or known.state is State.UNSUPPORTED or "once the module bridge is loaded" in known.reason
 
 
 @root

@@ -23,6 +23,7 @@ _FILTERS = MappingProxyType({**_ROUTES, "follows_ruleset": 1, "filters_ipv4": 1,
 _TRACKS = MappingProxyType({**_ROUTES, "tracks4": 1, "tracks6": 1, "translates4": 1, "translates6": 1})
 _FUNCTIONS = ("bpf_xdp_ct_lookup", "bpf_ct_release", "bpf_ct_change_timeout")
 _CONNTRACK = "nf_conntrack"
+_BRIDGE = "bridge"
 
 
 class _Question(NamedTuple):
@@ -82,7 +83,15 @@ def sees_rulesets(types: Path = VMLINUX) -> Support:
             return SUPPORTED
     except KernelError as error:
         return Support(State.UNKNOWN, error.message)
-    return Support(State.UNSUPPORTED, "needs Linux 6.17 or later; until then a change waits for the agent")
+    return Support(State.UNSUPPORTED, "needs Linux 6.17, or a stable one since; a change waits for the agent")
+
+
+def bridges(modules: Path = Path("/sys/module")) -> Support:
+    """Whether the bridge's program is verified, which asks for the types of a module."""
+    support = _loads(BRIDGING, {})
+    if support.state is State.UNKNOWN and not (modules / _BRIDGE).exists():
+        return Support(State.UNKNOWN, f"it is known once the module {_BRIDGE} is loaded")
+    return support
 
 
 def follows_connections(types: Path = VMLINUX.parent, modules: Path = Path("/sys/module")) -> Support:
@@ -119,9 +128,7 @@ _QUESTIONS: Mapping[str, _Question] = MappingProxyType(
         "fastpath_connections": _Question(
             "Connections can be followed and translated there, as conntrack has them.", follows_connections
         ),
-        "fastpath_bridge": _Question(
-            "Frames can be bridged where they come in.", partial(_loads, BRIDGING, {})
-        ),
+        "fastpath_bridge": _Question("Frames can be bridged where they come in.", bridges),
         "fastpath_overlay": _Question(
             "Packets can be brought from pod to pod where they come in.", partial(_loads, PODS, {})
         ),

@@ -86,6 +86,16 @@ struct bpf_ct_opts {
 	__u8 reserved[2];
 };
 
+/*
+ * Whether the kernel has functions to ask conntrack; where it has not, all packets of connections are its own. They
+ * come with that type, in a module maybe. Their addresses would say so as well, but libbpf before 1.3 takes those of a
+ * module's functions for the kernel's own, and the verifier refuses the program.
+ */
+static __always_inline bool can_ask(void)
+{
+	return bpf_core_type_exists(struct bpf_ct_opts);
+}
+
 extern void bpf_ct_release(struct nf_conn *ct) __ksym __weak;
 extern int bpf_ct_change_timeout(struct nf_conn *ct, __u32 timeout) __ksym __weak;
 

@@ -39,7 +39,7 @@ static __noinline int look_at_connection(struct __sk_buff *ctx, struct ends *end
 	struct nf_conn *ct;
 	enum reason reason;
 
-	if (!bpf_skb_ct_lookup || !bpf_ct_release || !bpf_ct_change_timeout)
+	if (!can_ask())
 		return UNTRACKED;
 	ct = bpf_skb_ct_lookup(ctx, (void *)ends, sizeof(*ends), &opts, sizeof(opts));
 	if (!ct)

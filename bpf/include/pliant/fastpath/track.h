@@ -51,12 +51,6 @@ struct translation {
 extern struct nf_conn *bpf_xdp_ct_lookup(struct xdp_md *ctx, struct bpf_sock_tuple *tuple, __u32 tuple__sz,
 					 struct bpf_ct_opts *opts, __u32 opts__sz) __ksym __weak;
 
-/* Whether the kernel has functions to ask conntrack; where it has not, all packets of connections are its own. */
-static __always_inline bool can_ask(void)
-{
-	return bpf_xdp_ct_lookup && bpf_ct_release && bpf_ct_change_timeout;
-}
-
 /* The slot of a connection: of its first packet's tuple, whichever way this one goes. */
 static __always_inline __u32 slot_of(const struct nf_conn *ct)
 {

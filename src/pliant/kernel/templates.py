@@ -122,7 +122,10 @@ def template_of(path: Path, feature: str, shared: Mapping[str, Map]) -> Template
     ``shared`` are maps that are there already, so that none are made for it. Raises :class:`KernelError` when this
     kernel does not take it, or when only libbpf can load it.
     """
-    return _template(path, feature, path.stat().st_mtime_ns, _kernel_types(), _Shared(shared))
+    found = _template(path, feature, path.stat().st_mtime_ns, _kernel_types(), _Shared(shared))
+    if isinstance(found, str):
+        raise _NoTemplate(found)
+    return found
 
 
 def _kernel_types() -> frozenset[str]:
@@ -146,8 +149,16 @@ class _Shared(dict[str, Map]):
 @cache
 def _template(
     path: Path, feature: str, version: int, kernel_types: frozenset[str], shared: _Shared
-) -> Template:
+) -> Template | str:
+    """The template, or why only libbpf can load the object: it is not made ready in vain each time."""
     del version, kernel_types
+    try:
+        return _made_ready(path, feature, shared)
+    except _NoTemplate as reason:
+        return reason.message
+
+
+def _made_ready(path: Path, feature: str, shared: Mapping[str, Map]) -> Template:
     elf, types = Elf(path), Btf.from_elf(path)
     prepared = prepare(path, feature=feature, reuse=shared)
     by_type = _function_types(elf, types)

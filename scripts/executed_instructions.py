@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from kernels import machine
 from kernels.failure import Failure
 from kernels.packages import mirror
 from kernels.preparation import ROOT, alone, boot_of, emulator, fetch, say, user_space
+from pliant.bench import machine as here
 from pliant.bench.bench import Sample
 from pliant.bench.result import Measure, Result
 
@@ -70,7 +72,7 @@ def _arguments() -> argparse.Namespace:
 
 def count(name: str, runs: int, silence_s: float) -> Result:
     """Boot a kernel and have it count."""
-    site = mirror()
+    site, commit = mirror(), here.commit()  # first: the checkout may change meanwhile
     shared, version, kernel = user_space(site), emulator(site), fetch(site, name)
     boot = boot_of(kernel, shared, f"pliant.instructions={runs}", counts=True)
     say("BOOT", f"{kernel.release} (an instruction is a nanosecond)")
@@ -78,7 +80,8 @@ def count(name: str, runs: int, silence_s: float) -> Result:
     machine.follow(boot, "tcg", silence_s, partial(_on_event, samples, time.monotonic()))
     if not samples:
         raise Failure("the guest has counted nothing")
-    return Result.of(NAME, runs, samples, kernel=kernel.release, cpu=f"QEMU {version}, 1 CPU")
+    found = Result.of(NAME, runs, samples, kernel=kernel.release, cpu=f"QEMU {version}, 1 CPU")
+    return replace(found, commit=commit)
 
 
 def _on_event(samples: list[Sample], started: float, event: machine.Event) -> None:

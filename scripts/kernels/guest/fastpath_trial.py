@@ -18,6 +18,10 @@ from pliant.bench.forwarding import Row
 from pliant.bench.gateway import rules, ruleset
 from pliant.bench.modules import bridged
 from pliant.bench.nat import RULES
+from pliant.fastpath.abilities import lacking
+from pliant.fastpath.objects import BRIDGING, PODS, ROUTING, shipped_object
+from pliant.kernel.objects import load
+from pliant.kernel.templates import template_of
 from pliant.lab import Lab
 from scenarios import Found, Scenario, expect, works
 from stage import Stage, pinned
@@ -47,6 +51,7 @@ def of_the_fastpath() -> Iterator[Scenario]:
             f"{sentence}, and the kernel's way again after it.",
             partial(_try, prepare, ability),
         )
+    yield "fastpath_again", "A program that is loaded again, without libbpf, is the same.", _load_again
 
 
 def routed(row: Row) -> list[str]:
@@ -80,6 +85,22 @@ def switched(row: Row) -> list[str]:
         near = link.interface_of(host)
         host.ip(*(f"address add {network.format(number)} dev {near} nodad" for network in NETWORKS))
     return [network.format(2).partition("/")[0] for network in NETWORKS]
+
+
+def _load_again(stage: Stage) -> Found:
+    del stage
+    done = []
+    for name in (ROUTING, BRIDGING, PODS):
+        if lacking(name):
+            continue
+        path = shipped_object(name)
+        template = template_of(path, name, {})
+        with load(path, feature=name) as first, template.load({}, {}) as again:
+            expect(first.programs[name].tag == again.programs[name].tag, f"{name} has become another program")
+        done.append(f"{name}, which calls a module" if template.modules else name)
+    if not done:
+        return {"state": "refused", "said": lacking(ROUTING)}
+    return works("; ".join(done))
 
 
 def _try(prepare: Callable[[Row], list[str]], ability: str, stage: Stage) -> Found:

@@ -65,6 +65,7 @@ _TAIL = {
 }
 _TAILS = tuple(_TAIL.get(Kind(kind), (0, 0)) for kind in range(len(Kind)))
 _ALIASES = (Kind.TYPEDEF, Kind.VOLATILE, Kind.CONST, Kind.RESTRICT, Kind.TYPE_TAG)
+_EXTERNS = ".ksyms"
 _HEADER = struct.Struct("=HBBIIIII")
 
 
@@ -211,6 +212,16 @@ class Btf:
             }
             found[variable.name] = (layouts.get("key"), layouts.get("value"))
         return found
+
+    def externs(self) -> tuple[str, ...]:
+        """The names of the kernel's functions and variables that an object asks for."""
+        if Kind.DATASEC not in self._names.get(_EXTERNS, {}):
+            return ()
+        section = self.find(_EXTERNS, Kind.DATASEC)
+        rows = (
+            struct.unpack_from("=I", self._data, section.tail + i * 12)[0] for i in range(section.members)
+        )
+        return tuple(self.type(number).name for number in rows)
 
     def map_codecs(self, name: str) -> tuple[Codec | None, Codec | None]:
         """Return the codecs of key and value of a map as declared; None for one declared by size."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -21,6 +21,7 @@ from pliant.kernel.btf import VMLINUX, Btf
 from pliant.kernel.elf import Elf
 from pliant.kernel.errors import KernelError
 from pliant.kernel.maps import Map
+from pliant.kernel.module_types import module_types, modules_with
 from pliant.kernel.objects import LoadedObject, load, prepare, put_constants
 from pliant.kernel.programs import Program, ProgramType
 from pliant.kernel.syscall import address, attributes, bpf, object_name
@@ -53,7 +54,10 @@ class _Code:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """An object that was made ready. ``types`` is a descriptor, kept for the life of the process."""
+    """An object that was made ready. ``types`` is a descriptor, kept for the life of the process.
+
+    So are ``modules``: of the types of the module whose functions it calls, at the number that calls have it by.
+    """
 
     elf: Elf
     feature: str
@@ -61,6 +65,7 @@ class Template:
     declared: Mapping[str, bytes]
     constants: Mapping[str, bytes]
     types: int
+    modules: tuple[int, ...] = ()
 
     def load(self, rodata: Mapping[str, int | bytes], reuse: Mapping[str, Map]) -> LoadedObject:
         """Load its programs with these constants and maps; the maps that are not given are new."""
@@ -92,12 +97,13 @@ class Template:
         for position, used in code.maps:
             struct.pack_into("=i", instructions, position + 4, maps[used].fileno())
         functions = bytearray(code.functions)
+        modules = bytearray(struct.pack(f"={len(self.modules)}i", *self.modules))
         attr = attributes(
-            "IIQQIIQII16sIIIIQIIQIII",
+            "IIQQIIQII16sIIIIQIIQIIIIQ",
             *(code.type, len(instructions) // 8, address(instructions), address(license_name)),
             *(0, 0, 0, 0, code.flags, object_name(name), 0, code.hook),
             *(self.types, _FUNCTION_INFO.size, address(functions), len(functions) // _FUNCTION_INFO.size),
-            *(0, 0, 0, 0, 0),
+            *(0, 0, 0, 0, 0, 0, address(modules) if modules else 0),
         )
         return Program(bpf(Command.PROG_LOAD, attr, f"load {self.feature} ({self.elf.path.name})"))
 
@@ -179,23 +185,39 @@ def _made_ready(path: Path, feature: str, shared: Mapping[str, Map]) -> Template
             )
             for name, (instructions, kind, hook, flags) in prepared.programs.items()
         }
+        modules = _modules_called((made[0] for made in prepared.programs.values()), types)
     except BaseException:
         os.close(prepared.types)
         raise
     finally:
         for held in prepared.maps.values():
             held.close()
-    return Template(elf, feature, codes, declared, constants, prepared.types)
+    return Template(elf, feature, codes, declared, constants, prepared.types, modules)
+
+
+def _modules_called(programs: Iterable[bytes], types: Btf) -> tuple[int, ...]:
+    """Descriptors of the types of the module whose functions are called, at the number that libbpf has given it."""
+    called = {
+        offset
+        for instructions in programs
+        for code, registers, offset, _ in _INSTRUCTION.iter_unpack(instructions)
+        if code == _CALL and registers >> 4 == _KERNEL_FUNCTION and offset
+    }
+    if not called:
+        return ()
+    modules = modules_with(types.externs())
+    if len(called) != 1 or len(modules) != 1:
+        raise _NoTemplate("it is not known which modules have the functions that are called")
+    number: int = called.pop()
+    return (module_types(modules[0]),) * (number + 1)
 
 
 def _places(instructions: bytes, names: Mapping[int, str]) -> Iterator[tuple[int, str]]:
     """Where maps are named, in bytes."""
-    for number, (code, registers, offset, immediate) in enumerate(_INSTRUCTION.iter_unpack(instructions)):
+    for number, (code, registers, _, immediate) in enumerate(_INSTRUCTION.iter_unpack(instructions)):
         source = registers >> 4
         if code == _LOAD_IMM64 and source in (_MAP_FD, _MAP_VALUE):
             yield number * _INSTRUCTION.size, names[immediate]
-        if code == _CALL and source == _KERNEL_FUNCTION and offset:
-            raise _NoTemplate("functions of kernel modules have descriptors of their own")
 
 
 def _functions(instructions: bytes, name: str, elf: Elf, types: Mapping[str, int]) -> Iterator[bytes]:

@@ -15,8 +15,8 @@ from tests.oracle import wire
 from tests.oracle.case import Case, Change, Frame
 from tests.oracle.kind import BRIDGING, Kind
 from tests.oracle.router import port_mac
+from tests.oracle.search import reasons
 from tests.oracle.switch import bridge_mac, station
-from tests.oracle.test_oracle import reasons
 from tests.oracle.twins import Twins
 
 pytestmark = pytest.mark.root

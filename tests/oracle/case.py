@@ -79,13 +79,13 @@ class Case:
         )
 
 
-def kept_cases(kept: Path = CASES) -> list[Case]:
-    """The cases of ``cases.jsonl``, or of another such file."""
+def kept_cases(kept: Path) -> list[Case]:
+    """The cases of a file."""
     return [Case.from_json(line) for line in kept.read_text().splitlines()] if kept.exists() else []
 
 
-def keep(case: Case, kept: Path = CASES) -> None:
-    """Add a case to ``cases.jsonl``, or another such file, unless it is there."""
+def keep(case: Case, kept: Path) -> None:
+    """Add a case to a file, unless it is there."""
     if case not in kept_cases(kept):
         with kept.open("a") as file:
             file.write(case.to_json() + "\n")

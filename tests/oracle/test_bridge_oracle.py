@@ -1,23 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same frames and the same bridges, through the plain kernel and through the fast path; see test_oracle.py."""
+"""The same frames and the same bridges, through the plain kernel and through the fast path; see search.py."""
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
 
 from pliant.lab import PrivateMounts
 from tests.oracle.bridge_cases import cases
-from tests.oracle.case import BRIDGE_CASES, Case, keep, kept_cases
+from tests.oracle.case import BRIDGE_CASES, Case, kept_cases
 from tests.oracle.kind import BRIDGING
 from tests.oracle.router import PORTS
-from tests.oracle.smaller import smallest
-from tests.oracle.test_oracle import LONG, PACKETS, PACKETS_OF_A_CASE, reasons
+from tests.oracle.search import PACKETS, held, search
 from tests.oracle.twins import Twins
 
 EXPECTED = ("NOT_UNICAST", "NOT_CARRIED", "NOT_BRIDGED", "NO_STATION", "PORT_CLOSED", "TOO_BIG", "FORWARDED")
@@ -28,11 +23,7 @@ pytestmark = [pytest.mark.root, pytest.mark.long]
 @pytest.fixture(scope="module")
 def switches(mounts: PrivateMounts) -> Iterator[Twins]:
     del mounts
-    allowed = os.sched_getaffinity(0)
-    twins = Twins("oracle-bridge", range(PORTS), BRIDGING)
-    yield twins
-    twins.close()
-    assert os.sched_getaffinity(0) == allowed
+    yield from held(lambda: Twins("oracle-bridge", range(PORTS), BRIDGING))
 
 
 @pytest.mark.parametrize("case", kept_cases(BRIDGE_CASES), ids=lambda case: case.says)
@@ -41,38 +32,7 @@ def test_what_once_differed_is_the_same(switches: Twins, case: Case) -> None:
 
 
 def test_random_cases_are_the_same(switches: Twins) -> None:
-    packets = 0
-
-    @settings(
-        max_examples=-(-PACKETS // PACKETS_OF_A_CASE),
-        deadline=None,
-        database=None,
-        derandomize=not LONG,
-        print_blob=False,
-        phases=(Phase.generate,),
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(cases())
-    def run(case: Case) -> None:
-        nonlocal packets
-        outcome = switches.try_case(case)
-        packets += outcome.packets
-        if outcome.differences:
-            _report(switches, case, outcome.differences)
-
-    run()
-    counted = dict(zip(reasons(), switches.fastpath.counts(), strict=True))
-    sys.stdout.write(f"{packets} frames; fast path: {counted}\n")
-    assert packets > 0.9 * PACKETS
-    assert counted["FORWARDED"] > 0.1 * packets
-    assert all(counted[reason] for reason in EXPECTED), counted
-
-
-def _report(switches: Twins, case: Case, found: list[str]) -> None:
-    """Fail with the smallest case, which is kept."""
-    small = smallest(case, lambda tried: bool(switches.try_case(tried).differences))
-    again = switches.try_case(small).differences
-    if again:
-        keep(replace(small, says=again[0]), BRIDGE_CASES)
-    what = again or ["this was seen once, and not again:", *found]
-    pytest.fail("\n".join([*what, small.to_json()]), pytrace=False)
+    found = search(switches, cases(), BRIDGE_CASES)
+    assert found.packets > 0.9 * PACKETS
+    assert found.counted["FORWARDED"] > 0.1 * found.packets
+    assert all(found.counted[reason] for reason in EXPECTED), found

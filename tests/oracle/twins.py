@@ -68,6 +68,10 @@ class Twins:
         """Send a case's packets through both."""
         return _Trial(self, case).run()
 
+    def counts(self) -> list[int]:
+        """Packets of the fast path by reason."""
+        return self.fastpath.counts()
+
 
 class _Trial:
     def __init__(self, twins: Twins, case: Case) -> None:

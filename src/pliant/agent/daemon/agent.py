@@ -41,7 +41,7 @@ from pliant.store.journal import Journal
 
 AT_MOST_EVERY_S = 0.02
 """Between two looks: what comes meanwhile is settled in one, and others get at the lock."""
-NETWORK_PAUSE_FOR_COST = 1.0  # as long as the last look took, at most
+NETWORK_PAUSE_FOR_COST = 0.5  # half as long as the last look took, at most
 SAMPLE_EVERY_S = 10.0  # connections that stay open
 BUSY_RETRY_S = 0.25  # its release is noticed; this is for a lock held by something else
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 60.0

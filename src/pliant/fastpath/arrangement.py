@@ -73,7 +73,9 @@ def _arranged(
     if said is not None:
         refused = Reason("refused", str(choice.mode), said, f"ip -d link show dev {way.name}")
         return Arrangement(way, wish, None, (), (refused, *reasons, *choice.reasons))
-    running = fitting(choice.mode, modules) if choice.mode else ()
+    if choice.mode is None:  # which is why nothing runs; the others are about what could run besides
+        return Arrangement(way, wish, None, (), (*choice.reasons, *reasons))
+    running = fitting(choice.mode, modules)
     return Arrangement(way, wish, choice.mode, running, (*reasons, *choice.reasons))
 
 

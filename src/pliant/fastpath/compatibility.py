@@ -94,7 +94,10 @@ def _against_native(facts: Facts, at: Interface, modules: Sequence[Module]) -> I
 def _costs_of_native(at: Interface) -> Iterator[Reason]:
     """What native XDP would take from other traffic."""
     if at.kind == "veth":
-        sentence = f"native XDP on {at.name} would switch off segmentation offload at its other end"
+        sentence = (
+            f"native XDP on {at.name} would switch off segmentation offload at its other end; "
+            "the mode native accepts that"
+        )
         yield Reason("offload-lost", "native", sentence, f"ip -d link show dev {at.name}")
 
 

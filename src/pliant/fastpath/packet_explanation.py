@@ -340,5 +340,8 @@ def _without_program(way: Way, module: str, against: tuple[Reason, ...]) -> tupl
     if against:
         return against[0].code, against[0].sentence
     if way.module(module):
-        return "off", f"no fast path runs on {way.name}; {module} could be accelerated there"
+        return (
+            "off",
+            f"no fast path runs on {way.name}, where {module} could: 'pliant fastpath status' says more",
+        )
     return "off", f"no fast path runs on {way.name}"

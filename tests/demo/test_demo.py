@@ -86,6 +86,15 @@ def test_far_connection_is_explained_as_matching_and_near_one_as_not(story: str)
     assert "the peer is in none of its prefixes" in near
 
 
+def test_a_router_forwards_more_with_the_fast_path_and_is_as_before_without(result: Any, story: str) -> None:
+    assert "router# pliant fastpath on --mode native\npolicy/fastpath created\n" in story
+    assert "accelerated" in story.split("router# pliant explain")[1]
+    assert "router# pliant fastpath off\npolicy/fastpath deleted\n" in story
+    found = result["forwarding"]
+    assert found["acceleratedMpps"] > found["beforeMpps"] > 0
+    assert found["acceleratedMpps"] > found["afterMpps"] > 0
+
+
 def test_picture_and_numbers_are_saved_and_say_where_they_were_measured(result: Any, out: Path) -> None:
     assert (out / "demo.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in out.iterdir()) == ["demo.json", "demo.png"]

@@ -14,6 +14,7 @@ STAGES = (
     "with the policy: fetching",
     "rolled back: fetching",
     "taking",
+    "forwarding: with the fast path",
 )
 
 

@@ -6,13 +6,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
-from pliant.demo import inventory, report, scenario
+from pliant.demo import forwarding, inventory, report, scenario
 from pliant.demo.interrupts import Interrupts
 from pliant.demo.priority import ahead_of_others
 from pliant.demo.report import Result
@@ -21,12 +22,13 @@ from pliant.demo.scenario import World
 from pliant.demo.screen import Screen
 from pliant.demo.shell import POLICY_FILE, Shell, policy_text
 from pliant.errors import PliantError
-from pliant.lab import PrivateMounts, isolate
+from pliant.lab import isolate
 from pliant.lab.plot import terminal_plot
 
 ROUNDS, QUICK_ROUNDS = 100, 12
 PLOT_COLUMNS = 96
 POLICY = "long-path"
+T = TypeVar("T")
 
 
 @click.command()
@@ -51,8 +53,9 @@ def demo(out: Path, quick: bool, rounds: int | None, output: str) -> None:
 
     Builds a web server (nginx), a client nearby and one far away in network namespaces, fetches files of 10 KB
     to 1 MB with curl, applies a policy for the far region with 'pliant apply', fetches again, rolls back, and
-    shows that the host is as it was. This host and its Pliant are not touched, and nothing is left behind but
-    the picture and the numbers.
+    shows that the host is as it was. Then has a router forward packets without the fast path, with it, and
+    without it again. This host and its Pliant are not touched, and nothing is left behind but the picture and
+    the numbers.
     """
     _check_requirements()
     interrupts = Interrupts()
@@ -62,10 +65,15 @@ def demo(out: Path, quick: bool, rounds: int | None, output: str) -> None:
     count = rounds or (QUICK_ROUNDS if quick else ROUNDS)
     with Screen(silent=output == "json") as screen:
         with ahead_of_others() as real_time:
-            result, path = _in_the_lab(interrupts, mounts, screen, count)
+            with _lab(interrupts, screen, "building three hosts", _served) as world:
+                result = _story(world, Shell(world.server, mounts, screen), screen, count)
+                path = _path(world)
+            with _lab(interrupts, screen, "building a router", forwarding.routed) as row:
+                forwarded = forwarding.story(row, Shell(row.router, mounts, screen), screen)
         screen.doing("drawing the picture")
         with interrupts.held():
             data = report.as_data(result, path, {"name": POLICY, "document": policy_text()})
+            data["forwarding"] = forwarded.as_data()
             data["realTimePriority"] = real_time
             data["durationS"] = round(screen.elapsed_s, 1)
             files = _save(out, result, data)
@@ -89,23 +97,30 @@ def _check_requirements() -> None:
         )
 
 
-def _in_the_lab(
-    interrupts: Interrupts, mounts: PrivateMounts, screen: Screen, count: int
-) -> tuple[Result, dict[str, Any]]:
+@contextmanager
+def _lab(
+    interrupts: Interrupts, screen: Screen, doing: str, make: Callable[[], AbstractContextManager[T]]
+) -> Iterator[T]:
+    """Hosts of the lab, which an interrupt leaves neither half made nor half taken down."""
     lab = ExitStack()
     try:
         with interrupts.held():
-            screen.doing("building three hosts")
-            world = lab.enter_context(scenario.world())
-            lab.enter_context(inventory.bystander(world.server.service(scenario.SERVICE)))
-        result = _story(world, Shell(world.server, mounts, screen), screen, count)
-        return result, _path(world)
+            screen.doing(doing)
+            made = lab.enter_context(make())
+        yield made
     finally:
         screen.doing("taking the hosts down")
         # an interrupt can leave a half-made process, which the hosts' own keepers end when this one is gone
         expected = (PliantError, OSError) if interrupts.heeded else ()
         with suppress(*expected), interrupts.held():
             lab.close()
+
+
+@contextmanager
+def _served() -> Iterator[World]:
+    with scenario.world() as world, inventory.bystander(world.server.service(scenario.SERVICE)):
+        Path(world.server.directory, POLICY_FILE).write_text(policy_text())
+        yield world
 
 
 def _story(world: World, shell: Shell, screen: Screen, count: int) -> Result:

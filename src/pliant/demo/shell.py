@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ``pliant`` command on the demo's server, as a person would type it, kept apart from the real host's."""
+"""The ``pliant`` command on a host of the demo, as a person would type it, kept apart from the real host's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import shlex
 import sys
 from collections.abc import Sequence
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import click
@@ -31,15 +30,14 @@ class Shell:
 
     def __init__(self, host: Host, mounts: PrivateMounts, screen: Screen) -> None:
         self.host = host
-        self.pins = mounts.bpffs / "pliant"
+        self.pins = mounts.bpffs / host.name
         self._screen = screen
         self._env = os.environ | {
-            "PLIANT_STATE": str(mounts.state),
+            "PLIANT_STATE": str(mounts.state / host.name),
             "PLIANT_PINS": str(self.pins),
             "PLIANT_CGROUP_ROOT": str(host.cgroup),
             "PLIANT_LOG_DIR": str(mounts.run),
         }
-        Path(host.directory, POLICY_FILE).write_text(policy_text())
 
     def pliant(self, *arguments: str) -> None:
         """Run a command and show it with its output; raises PliantError when it fails."""

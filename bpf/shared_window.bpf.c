@@ -9,16 +9,17 @@
  * of them together have delivered, at the best of times when there was a queue, is the capacity of the path.
  *
  * A new connection begins with the least of the upper quartile of these windows, its share of the path (capacity times
- * smallest round-trip time, over the active connections and itself, but half at most, for slow start doubles it), what
- * losses allow, and the cap. Where nobody has seen the limit of the path, it is half of the quartile. It is never less
- * than what the kernel would give, 10 segments, nor, while losses allow it, than 32: paced, these do less harm than a
- * burst of 10 and the burst of 20 that follows.
+ * smallest round-trip time, over the active connections, itself and one more: a third at most, for slow start doubles
+ * it), what losses allow, and the cap; two thirds of the share where the handshake's round trip shows a queue. Where
+ * nobody has seen the limit of the path, it is half of the quartile. It is never less than what the kernel would
+ * give, 10 segments, nor, while losses allow it, than 32: paced, these do less harm than a burst of 10 and the burst of
+ * 20 that follows.
  *
  * The first window is paced, as slow start is where TCP paces itself: it goes out in half a round trip. A slower
- * pacing_rate holds. It goes out as a burst only where the handshake's round trip shows that the queue is empty, and
- * the longest one of late that it has room for 32 segments or all: then as much as it has room for. For a connection
- * that was paced once goes on pacing itself, the kernel has no way back, and its CUBIC then finds the end of slow start
- * late.
+ * pacing_rate holds. It goes out as a burst only where the longest round trip of late shows that the queue has room for
+ * 32 segments or all: then as much as it has room for, and half as much where there is a queue already. For a
+ * connection that was paced once goes on pacing itself, the kernel has no way back, and its CUBIC then finds the end of
+ * slow start late.
  *
  * A connection that loses more than a quarter of a window that was larger than 10 segments in its first two round trips
  * halves what losses allow its group; each that gets through adds half. The slow start threshold is never shared:
@@ -246,8 +247,13 @@ static __always_inline struct offer offer_to(struct group *group, struct flow *f
 	segments = quantile(&group->known, quantile_percent);
 	if (!segments)
 		return (struct offer){0, false};
-	share = share_of(path);
-	segments = least(segments, share ? share * least_rtt_of(path) / 1000000 / mss : segments / 2);
+	share = share_of(path) * least_rtt_of(path) / 1000000 / mss;
+	room = room_of(path, rtt_us, now) / mss;
+	if (has_queue(path, rtt_us)) {
+		share = share * 2 / 3;
+		room /= 2;
+	}
+	segments = least(segments, capacity_of(path) ? share : segments / 2);
 	if (segments < least_paced_segments)
 		segments = least_paced_segments;
 	if (group->allowed)
@@ -255,7 +261,6 @@ static __always_inline struct offer offer_to(struct group *group, struct flow *f
 	segments = least(segments, flow->cap);
 	if (segments < least_segments)
 		segments = least_segments;
-	room = has_queue(path, rtt_us) ? 0 : room_of(path, rtt_us, now) / mss;
 	if (room >= least(segments, least_paced_segments))
 		return (struct offer){least(segments, room), true};
 	return (struct offer){segments, false};

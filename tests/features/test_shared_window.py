@@ -175,14 +175,14 @@ def test_path_is_shared_among_active_connections(
         eventually(lambda: not ends.server.connections())
         knowledge.plant(
             320,
-            capacity=[160 * mss, 0],  # four have 40 segments each in a round trip of a second
+            capacity=[240 * mss, 0],  # five have 48 segments each in a round trip of a second
             least_rtt_us=[second, 0],
             most_rtt_us=[10 * second, 0],
             active=active,
             active_before=active,
         )
         windows[active] = ends.connect("ipv4", 80)["server"].snd_cwnd
-    assert windows == {0: 80, 1: 80, 3: 40, 1000: LEAST_PACED}
+    assert windows == {0: 80, 1: 80, 3: 48, 1000: LEAST_PACED}
 
 
 def test_initial_cwnd_holds_while_nothing_is_known(
@@ -348,10 +348,11 @@ PER_ROUND = 100 * 1448 * 5  # bytes a second: 100 segments in 200 ms
 
 
 BEGINNINGS = (  # smallest and longest round trip of late, and the first window
-    (200_000, 500_000, 100),  # the queue is empty, and has room for 300
-    (200_000, 250_000, 49),  # for 50, less what the handshake took beyond 200 ms
-    (200_000, 220_000, 100),  # for no more than 20: paced
-    (100_000, 500_000, 50),  # the handshake has seen a queue: paced
+    (200_000, 500_000, 100),  # the queue is empty, and has room for 450
+    (200_000, 233_000, 49),  # for 50, less what the handshake took beyond 200 ms
+    (200_000, 220_000, 100),  # for no more than 30: paced
+    (100_000, 500_000, 33),  # the handshake has seen a queue: two thirds of the share, in half of the room
+    (100_000, 220_000, 33),  # of which there is not enough: paced
 )
 
 
@@ -372,7 +373,7 @@ def test_burst_is_no_more_than_the_queue_has_room_for(
             eventually(lambda: not listening.connections())
             knowledge.plant(
                 320,
-                capacity=[2 * PER_ROUND, 0],
+                capacity=[3 * PER_ROUND, 0],
                 least_rtt_us=[least_rtt_us, 0],
                 most_rtt_us=[most_rtt_us, 0],
                 active=0,
@@ -406,9 +407,9 @@ def test_connections_that_begin_at_once_do_not_all_burst(
         eventually(lambda: not listening.connections())
         knowledge.plant(
             320,
-            capacity=[2 * PER_ROUND, 0],
+            capacity=[3 * PER_ROUND, 0],
             least_rtt_us=[200_000, 0],
-            most_rtt_us=[300_000, 0],
+            most_rtt_us=[266_000, 0],
             active=0,
             active_before=0,
         )

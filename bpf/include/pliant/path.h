@@ -120,14 +120,14 @@ static __always_inline void count_ended(struct path *path, __u32 *counted)
 }
 
 /*
- * What is one more connection's share, in bytes a second; 0 where the capacity is not known. Half of it at most, for
- * slow start doubles that in the next round trip.
+ * What is one more connection's share, in bytes a second; 0 where the capacity is not known. One is left over, and a
+ * third of it is the most: slow start doubles that in the next round trip.
  */
 static __always_inline __u64 share_of(const struct path *path)
 {
 	__u32 active = path->active > path->active_before ? path->active : path->active_before;
 
-	return capacity_of(path) / (active ? active + 1 : 2);
+	return capacity_of(path) / (active ? active + 2 : 3);
 }
 
 /*

@@ -88,7 +88,7 @@ def test_far_connection_is_explained_as_matching_and_near_one_as_not(story: str)
 
 def test_a_router_forwards_more_with_the_fast_path_and_is_as_before_without(result: Any, story: str) -> None:
     assert "router# pliant fastpath on --mode native\npolicy/fastpath created\n" in story
-    assert "accelerated" in story.split("router# pliant explain")[1]
+    assert "path:    fast, by route4" in story.split("router# pliant explain")[1]
     assert "router# pliant fastpath off\npolicy/fastpath deleted\n" in story
     found = result["forwarding"]
     assert found["acceleratedMpps"] > found["beforeMpps"] > 0

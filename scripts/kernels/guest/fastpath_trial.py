@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from command import pliant_command
+from command import Unwilling, pliant_command
 from pliant.bench.forwarding import Row
 from pliant.bench.gateway import rules, ruleset
 from pliant.bench.modules import bridged
@@ -112,6 +112,8 @@ def _try(prepare: Callable[[Row], list[str]], ability: str, stage: Stage) -> Fou
         _exchange_all(row, addresses)
         with row.router.inside():
             able = _is_able(ability)
+            if not able:
+                _expect_refusal(names[0])
             pliant_command("fastpath", "on", "--mode", "native")
             try:
                 after, counts = _exchanged(row, addresses, names if able else ())
@@ -157,6 +159,16 @@ def _refused(after: Status, names: Sequence[str]) -> Found:
         expect(bool(lacks), f"{name} does not say what the kernel lacks: {_reasons(after[name])}")
         said.update(lacks)
     return {"state": "refused", "said": "; ".join(sorted(said))}
+
+
+def _expect_refusal(name: str) -> None:
+    """What is asked for by name is refused, not left waiting."""
+    try:
+        pliant_command("fastpath", "on", "--mode", "native", "--dev", name)
+    except Unwilling as refusal:
+        expect("this kernel lacks" in str(refusal), f"refused for another reason: {refusal}")
+        return
+    raise AssertionError(f"{name} was not refused what the kernel cannot")
 
 
 def _is_able(ability: str) -> bool:

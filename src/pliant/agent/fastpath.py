@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from pliant.errors import PliantError
 from pliant.kernel.errors import KernelError
+from pliant.kernel.programs import Program
 from pliant.observe.fastpath import (
     FORWARDED,
     Counted,
@@ -57,6 +58,7 @@ class FastpathGround:
     wait: Callable[[float], object] = lambda seconds: None
     refusals: dict[tuple[str, Mode], str] = field(default_factory=dict)
     _own: frozenset[int] = frozenset()
+    _taken: set[str] = field(default_factory=set)
     _refused: dict[str, tuple[Interface, float]] = field(default_factory=dict)
 
     @property
@@ -165,17 +167,37 @@ class FastpathGround:
         self.refusals = {key: said for key, said in self.refusals.items() if key[0] in self._refused}
 
     def _arranged(self, wishes: Wishes) -> tuple[Topology, tuple[Arrangement, ...]]:
-        from pliant.fastpath.abilities import lacking
         from pliant.fastpath.arrangement import arrange
 
         topology = self.topology()
         self._forgive(topology.facts)
-        return topology, arrange(topology, wishes, self.refusals, lacking)
+        return topology, arrange(topology, wishes, self.refusals, self._lacking)
+
+    def _lacking(self, name: str) -> str:
+        """What the kernel lacks for an object; it is not asked where it has taken that already."""
+        from pliant.fastpath.abilities import lacking
+
+        if name not in self._taken:
+            if name not in _pinned_objects(self.pins) and (said := lacking(name)):
+                return said
+            self._taken.add(name)
+        return ""
 
     def _facts(self) -> Facts:
         from pliant.observe.network_reader import read_facts
 
         return self.facts() if self.facts else read_facts()
+
+
+def _pinned_objects(pins: FastpathPins) -> set[str]:
+    """The names of the objects whose programs are pinned."""
+    found = set()
+    for port in pins.ports():
+        with contextlib.suppress(FileNotFoundError, KernelError):  # another process is changing it just now
+            for build in pins.builds(port):
+                with Program.pinned(pins.program(port, build)) as program:
+                    found.add(program.name)
+    return found
 
 
 def _behind_own_links(pins: FastpathPins, facts: Facts) -> frozenset[int]:

@@ -32,7 +32,7 @@ NOT_WANTED = (
 # What a policy may need of a kernel is built in or among these; whatever they depend on comes with them.
 MODULES = tuple(
     f"kernel/net/{name}/" for name in ("ipv4", "ipv6", "sched", "core", "netfilter", "bridge")
-) + tuple(f"kernel/drivers/net/{name}.ko" for name in ("veth", "tun", "dummy", "ifb"))
+) + tuple(f"kernel/drivers/net/{name}.ko" for name in ("veth", "tun", "dummy", "ifb", "vxlan/vxlan"))
 _TAR = ("tar", "--extract", "--keep-directory-symlink", "--no-same-owner", "--directory")
 _MERGED = ("bin", "sbin", "lib", "lib64")
 

@@ -12,7 +12,7 @@ from pliant.fastpath.topology import topology
 from pliant.kernel.elf import Elf
 from pliant.kernel.nftables_expressions import Compare, Counter, Payload
 from pliant.kernel.nftables_rules import Chain, Rule, Rules
-from pliant.kernel.rtnetlink import RouteKinds
+from pliant.kernel.rtnetlink import NO_MTU, RouteKinds
 from pliant.observe.fastpath import Mode
 from pliant.observe.network import BaseChain, RuleCount, Ruleset, Settings
 from tests.fastpath.test_topology import router, switch
@@ -25,6 +25,16 @@ def test_every_constant_is_one_of_the_object() -> None:
     for acceleration in target.accelerations.values():
         assert acceleration.constants.keys() <= Elf(shipped_object(ROUTING)).variables().keys()
         assert acceleration.constants["route_mtu4"] == 600
+
+
+def test_a_route_with_a_larger_mtu_than_an_interface_has_does_not_count() -> None:
+    """The kernel sends what XDP would lose."""
+    narrow = tuple(replace(at, mtu=1280) if at.name == "eth1" else at for at in router().interfaces)
+    for of_routes, asked in ((RouteKinds(mtu4=1400), 1280), (RouteKinds(mtu6=1400), NO_MTU)):
+        found = topology(router(routes=of_routes, interfaces=narrow))
+        target = synthesize(found, {port.index: Mode.NATIVE for port in found.ports})
+        for acceleration in target.accelerations.values():
+            assert acceleration.constants["route_mtu4"] == asked
 
 
 def test_a_bridge_port_gets_the_program_of_bridges() -> None:

@@ -31,8 +31,8 @@ def variant(case: Case, changes: int) -> Variant:
         "forwards_ipv6": 1,
         **_of_family("4", four, settings.get("net.ipv4.fib_multipath_hash_policy", "0")),
         **_of_family("6", six, settings.get("net.ipv6.fib_multipath_hash_policy", "0")),
-        "route_mtu4": min(_route_mtus(four), default=0xFFFF),
-        "route_mtu6": min(_route_mtus(six), default=0xFFFF),
+        "route_mtu4": _route_mtu(four, commands),
+        "route_mtu6": _route_mtu(six, commands),
     }
     return tuple(sorted(constants.items()))
 
@@ -63,5 +63,8 @@ def _of_family(suffix: str, commands: Iterable[str], policy: str) -> dict[str, i
     }
 
 
-def _route_mtus(commands: Iterable[str]) -> list[int]:
-    return [int(found[1]) for c in commands if " route " in c and (found := _MTU.search(c))]
+def _route_mtu(of_family: Iterable[str], commands: Iterable[str]) -> int:
+    """The smallest MTU of routes and, where a route has one, of ports."""
+    routes = [int(found[1]) for c in of_family if " route " in c and (found := _MTU.search(c))]
+    ports = [int(found[1]) for c in commands if " link set " in c and (found := _MTU.search(c))]
+    return min(routes + ports) if routes else 0xFFFF

@@ -37,6 +37,7 @@ def synthesize(
     interfaces that are wanted (None: all); packets may leave by the others.
     """
     wanted = {}
+    narrowest = _narrowest(topology)
     for way in topology.ports:
         if way.index not in modes or not (only is None or way.name in only):
             continue
@@ -44,7 +45,7 @@ def synthesize(
         chosen = (
             _between_pods(way)
             if port.mode is Mode.TC
-            else _bridging(way, port.mode) or _routing(way, port.mode)
+            else _bridging(way, port.mode) or _routing(way, port.mode, narrowest)
         )
         if chosen:
             object_, constants = chosen[0], chosen[1] | _of_port(way, port.mode)
@@ -59,7 +60,21 @@ def synthesize(
     return FastpathTarget(wanted, exits, compiled(topology.facts.nftables), names)
 
 
-def _routing(way: Way, mode: Mode) -> tuple[str, Constants] | None:
+def _narrowest(topology: Topology) -> int:
+    """The smallest MTU of the interfaces that packets may leave by."""
+    exits = {way.index for way in topology.ports if way.sends}
+    return min((at.mtu for at in topology.facts.interfaces if at.index in exits), default=NO_MTU)
+
+
+def _route_mtu(of_routes: int, narrowest: int) -> int:
+    """Beyond what length packets are the kernel's: a route may have a larger MTU than the interface it leads to.
+
+    The kernel sends such packets, and XDP loses them. Without MTUs of routes the lookup tells of the interface's.
+    """
+    return min(of_routes, narrowest) if of_routes < NO_MTU else NO_MTU
+
+
+def _routing(way: Way, mode: Mode, narrowest: int) -> tuple[str, Constants] | None:
     filtered = {module.family for module in way.modules if isinstance(module, Filter)}
     tracked = {module.family for module in way.modules if isinstance(module, Track)}
     constants: Constants = {}
@@ -72,7 +87,7 @@ def _routing(way: Way, mode: Mode) -> tuple[str, Constants] | None:
             "follows_ruleset": 1,
             f"filters_ipv{route.family}": int(route.family in filtered),
             f"errors_decide{route.family}": int(route.errors_by_content),
-            f"route_mtu{route.family}": min(route.route_mtu, NO_MTU),
+            f"route_mtu{route.family}": _route_mtu(route.route_mtu, narrowest),
             f"tracks{route.family}": int(route.family in tracked),
             f"translates{route.family}": int(mode is Mode.NATIVE and Nat(route.family) in way.modules),
             "jiffy_us": jiffy_us(),

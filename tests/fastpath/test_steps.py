@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from pliant.kernel.links import Link
+from pliant.kernel.pins import PinDirectory
 from pliant.lab import TcpClient, TcpServer
 from pliant.observe.fastpath import hooked_program, read_counts
 from tests.fastpath.fastpath_row import Fastpath, Row
@@ -84,6 +85,18 @@ def test_interfaces_share_what_is_attached_but_those_with_the_same_slot(fastpath
     assert fastpath.found().running == {wanted[name].port: wanted[name].build for name in "cd"}
     fastpath.become(*wanted.values())  # the slot that was given back is free
     assert [hooked_program(fastpath.pins, fastpath.port(name)) for name in "abcd"] == [a, b, c, d]
+    fastpath.become()
+    assert not fastpath.pins.directory.exists()
+
+
+def test_what_is_attached_can_be_lost_and_is_made_anew(fastpath: Fastpath, row: Row) -> None:
+    left, right = fastpath.acceleration(row.left), fastpath.acceleration(row.right)
+    fastpath.become(left, right)
+    PinDirectory(fastpath.pins.entries).remove_tree()
+    fastpath.become(right)
+    assert fastpath.found().running == {right.port: right.build}
+    fastpath.become(left, right)
+    assert fastpath.found().running == {left.port: left.build, right.port: right.build}
     fastpath.become()
     assert not fastpath.pins.directory.exists()
 

@@ -53,11 +53,16 @@ class Entries:
 
         The slot gets a program that does nothing: the kernel takes a grace period of RCU to empty one.
         """
-        own = _number(self._pins.current(port))
-        for place in self._pins.entries.glob("*/"):
-            if own and _number(place / "programs") == own:
-                with Map.pinned(place / "programs") as table, Program.pinned(place / "nothing") as nothing:
-                    table.put(slot_of(table, port), nothing.fileno().to_bytes(4, sys.byteorder))
+        if not self._pins.current(port).exists():
+            return
+        with Map.pinned(self._pins.current(port)) as table:
+            places = (at for at in self._pins.entries.glob("*/") if _number(at / "programs") == table.id)
+            place = next(places, None)
+            if place is None:  # somebody has removed it
+                table.delete(slot_of(table, port))
+                return
+            with Program.pinned(place / "nothing") as nothing:
+                table.put(slot_of(table, port), nothing.fileno().to_bytes(4, sys.byteorder))
 
     def leave(self, port: Port) -> None:
         """Give the slot of an interface back."""

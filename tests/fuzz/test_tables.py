@@ -80,10 +80,10 @@ def spoil(pins: Path, draw: random.Random) -> None:
     """Change something in one of our tables that somebody else might, or some bit by itself."""
     with Map.pinned(draw.choice(tables(pins))) as held:
         key = draw.choice(list(held.keys()) or [draw.randbytes(held.key_size)])
-        value = bytearray(held.get(key) or b"")
+        value = bytearray(held.get(key) or bytes(held.value_size))
         with contextlib.suppress(KernelError):  # what the kernel does not take is no trouble
             match draw.choice(["bit", "bit", "bytes", "ones", "new", "delete", "delete"]):
-                case "bit" if value:
+                case "bit":
                     value[draw.randrange(len(value))] ^= 1 << draw.randrange(8)
                     held.put(key, bytes(value))
                 case "bytes":

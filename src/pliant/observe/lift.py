@@ -29,6 +29,7 @@ QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 PPM = 1_000_000
 FAILURES = "connection_failures"
 LEAST_RETRANSMITTING = 10
+IMPOSSIBLE = "what was counted cannot be"
 
 
 class Scale(Enum):
@@ -148,6 +149,8 @@ def _compared(
         effect = work_out()
     except NotEnoughData as lack:
         why = str(lack)
+    except (ArithmeticError, ValueError):  # anybody may write the tables
+        why = IMPOSSIBLE
     return Comparison(question, confidence, *numbers, treated.count, held_out.count, effect, why)
 
 
@@ -186,6 +189,8 @@ def _failures(question: Question, effect: Effect, confidence: float) -> Comparis
         limits = difference(_failed(treated, confidence), _failed(held_out, confidence))
     except NotEnoughData as lack:
         why = str(lack)
+    except (ArithmeticError, ValueError):
+        why = IMPOSSIBLE
     first, second = (arm.failures / arm.connections if arm.connections else None for arm in effect)
     return Comparison(
         question, confidence, first, second, treated.connections, held_out.connections, limits, why
@@ -193,8 +198,6 @@ def _failures(question: Question, effect: Effect, confidence: float) -> Comparis
 
 
 def _failed(arm: ArmEffect, confidence: float) -> Interval:
-    if (
-        arm.failures > arm.connections
-    ):  # the kernel counts on while they are read, and anybody may write the table
+    if arm.failures > arm.connections:  # the kernel counts on while they are read
         raise NotEnoughData("more failures than connections were counted")
     return proportion_interval(arm.failures, arm.connections, confidence)

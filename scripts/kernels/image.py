@@ -30,9 +30,11 @@ NOT_WANTED = (
     *("usr/lib/python3.11/idlelib", "usr/lib/python3.11/lib2to3", "usr/lib/python3.11/pydoc_data"),
 )
 # What a policy may need of a kernel is built in or among these; whatever they depend on comes with them.
-MODULES = tuple(
-    f"kernel/net/{name}/" for name in ("ipv4", "ipv6", "sched", "core", "netfilter", "bridge")
-) + tuple(f"kernel/drivers/net/{name}.ko" for name in ("veth", "tun", "dummy", "ifb", "vxlan/vxlan"))
+MODULES = (
+    *(f"kernel/net/{name}/" for name in ("ipv4", "ipv6", "sched", "core", "netfilter", "bridge")),
+    *(f"kernel/drivers/net/{name}.ko" for name in ("veth", "tun", "dummy", "ifb", "vxlan/vxlan")),
+    *("kernel/crypto/crc32c", "kernel/arch/x86/crypto/crc32c"),  # conntrack asks for them when it is loaded
+)
 _TAR = ("tar", "--extract", "--keep-directory-symlink", "--no-same-owner", "--directory")
 _MERGED = ("bin", "sbin", "lib", "lib64")
 

@@ -99,7 +99,9 @@ class _FamilyWriter:
             self._draft.write(Row(Kind.RETURN))
             self._draft.write_outlined()
         self._draft.mark(done)
-        self._draft.write(Row(Kind.DONE, target=_GUARD_TCP_SIGNALS if self._has_guard else 0))
+        self._draft.write(Row(Kind.DONE))
+        if self._has_guard:
+            self._draft.guard(start, _GUARD_TCP_SIGNALS)
         return Begins.TRACKED if self._asks_connection else Begins(0)
 
     def _base(self, chain: Chain, following: Label) -> None:

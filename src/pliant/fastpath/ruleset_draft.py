@@ -92,6 +92,12 @@ class Draft:
             self._lines += lines
         self._outlined.clear()
 
+    def guard(self, start: Label, guard: int) -> None:
+        """What the rows from one on decide is not for all packets of a flow."""
+        for number, line in enumerate(self._lines[start.row :], start.row):
+            if line.row.kind in (Kind.DONE, Kind.LEAVE):
+                self._lines[number] = replace(line, row=replace(line.row, otherwise=guard))
+
     def new_set(self) -> int:
         """A number for a set."""
         self._sets += 1

@@ -73,8 +73,9 @@ nftables drops it, and the fast path may or may not do so in its place."""
 class Row:
     """One row; ``mask``, ``value`` and ``last`` are four words as bytes, ``words`` are those of a key.
 
-    ``at`` is the first word looked at. ``otherwise`` is where what does not apply goes on. ``why`` is, of a row that
-    leaves packets to the kernel, the number of the reason.
+    ``at`` is the first word looked at. ``otherwise`` is where what does not apply goes on, and of a row that decides
+    what that is not for (``enum guard``). ``why`` is, of a row that leaves packets to the kernel, the number of the
+    reason.
     """
 
     kind: Kind
@@ -173,7 +174,7 @@ def digested(rows: Rows) -> Rows:
 class Decision:
     """What rows say of a packet: ``accept``, ``refuse`` or ``leave``, and why it is left.
 
-    ``guarded``: that it is accepted holds for TCP without SYN, FIN and RST only.
+    ``guarded``: that holds for TCP without SYN, FIN and RST only.
     """
 
     verdict: str
@@ -206,9 +207,10 @@ def decide(rows: Rows, family: int, view: bytes) -> Decision:
             case Kind.ACCEPT:
                 calls, at = [], accepted
             case Kind.DONE:
-                return Decision("accept", guarded=bool(row.target))
+                return Decision("accept", guarded=bool(row.otherwise))
             case _:
-                return Decision("leave" if row.target == UNDECIDED else "refuse", rows.left[row.why])
+                verdict = "leave" if row.target == UNDECIDED else "refuse"
+                return Decision(verdict, rows.left[row.why], guarded=bool(row.otherwise))
     return Decision("leave")
 
 

@@ -65,7 +65,7 @@ enum row_kind {
 	ROW_RETURN,
 	ROW_ENTER,  /* a base chain: what accepts goes on at target, its policy is at `otherwise` */
 	ROW_ACCEPT, /* by this base chain */
-	ROW_DONE,   /* accepted by all; target: enum guard */
+	ROW_DONE,   /* accepted by all; here and where it leaves, otherwise: enum guard */
 	ROW_BEGIN,  /* target: the first row; otherwise: enum begins */
 };
 
@@ -349,9 +349,10 @@ static long do_row(__u64 index, void *context)
 		now->at = now->accepted;
 		return 0;
 	case ROW_DONE:
-		now->guards = row->target;
+		now->guards = row->otherwise;
 		return decide(now, FORWARDED);
 	case ROW_LEAVE:
+		now->guards = row->otherwise;
 		return decide(now, row->target == LEAVE_DROPPED	  ? DROPPED
 				   : row->target == LEAVE_REFUSED ? REFUSED
 								  : UNDECIDED);

@@ -398,10 +398,10 @@ static __always_inline int route4(struct xdp_md *ctx, struct ethernet *eth, void
 		if (reason != FORWARDED)
 			return count(reason, length, XDP_PASS);
 	}
-	if (flow->way.left)
-		return count_left(&flow->way, total, tracks4, 0, length);
 	if (is_guarded(&flow->way, wanted.protocol, transport, total - sizeof(*ip), end))
 		return count(SIGNALLING, length, XDP_PASS);
+	if (flow->way.left)
+		return count_left(&flow->way, total, tracks4, 0, length);
 	if (total > flow->way.mtu)
 		return count(TOO_BIG, length, XDP_PASS);
 	verdict = bpf_redirect_map(&ports, flow->way.port, XDP_PASS); /* before anything is rewritten */

@@ -359,10 +359,10 @@ static __always_inline int route6(struct xdp_md *ctx, struct ethernet *eth, void
 		if (reason != FORWARDED)
 			return count6(reason, length, XDP_PASS);
 	}
-	if (flow->way.left)
-		return count_left(&flow->way, total, tracks6, REASONS, length);
 	if (is_guarded(&flow->way, wanted.protocol, transport, total - sizeof(*ip), end))
 		return count6(SIGNALLING, length, XDP_PASS);
+	if (flow->way.left)
+		return count_left(&flow->way, total, tracks6, REASONS, length);
 	if (total > flow->way.mtu)
 		return count6(TOO_BIG, length, XDP_PASS);
 	verdict = bpf_redirect_map(&ports, flow->way.port, XDP_PASS);

@@ -61,8 +61,12 @@ def held(make: Callable[[], D]) -> Iterator[D]:
 
 
 def search(devices: Devices, cases: SearchStrategy[Case], kept: Path, packets: int = PACKETS) -> Found:
-    """Try random cases of about so many packets; fail with the smallest that differs, which is kept."""
+    """Try random cases of about so many packets; fail with the smallest that differs, which is kept.
+
+    What differed once, and not again, ends the search only when it is over.
+    """
     sent = tried = 0
+    once: list[str] = []
 
     @settings(
         max_examples=-(-packets // _PACKETS_OF_A_CASE),
@@ -79,22 +83,24 @@ def search(devices: Devices, cases: SearchStrategy[Case], kept: Path, packets: i
         outcome = devices.try_case(case)
         sent, tried = sent + outcome.packets, tried + 1
         if outcome.differences:
-            _report(devices, case, outcome.differences, kept)
+            once.extend(_report(devices, case, outcome.differences, kept))
 
     run()
     counted = dict(zip(reasons(), devices.counts(), strict=True))
     sys.stdout.write(f"{sent} packets, {tried} cases; fast path: {counted}\n")
+    if once:
+        pytest.fail("\n".join(once), pytrace=False)
     return Found(sent, counted)
 
 
-def _report(devices: Devices, case: Case, differences: list[str], kept: Path) -> None:
-    """Fail with the smallest case, which is kept."""
+def _report(devices: Devices, case: Case, differences: list[str], kept: Path) -> list[str]:
+    """Fail with the smallest case, which is kept; or say what was seen, where it is not seen again."""
     small = smallest(case, lambda tried: bool(devices.try_case(tried).differences))
     again = devices.try_case(small).differences
-    if again:
-        keep(replace(small, says=again[0]), kept)
-    what = again or ["this was seen once, and not again:", *differences]
-    pytest.fail("\n".join([*what, small.to_json()]), pytrace=False)
+    if not again:
+        return ["this was seen once, and not again:", *differences, case.to_json()]
+    keep(replace(small, says=again[0]), kept)
+    pytest.fail("\n".join([*again, small.to_json()]), pytrace=False)
 
 
 def reasons() -> list[str]:

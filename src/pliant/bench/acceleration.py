@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from pliant.agent.actuator.fastpath import Fastpaths
@@ -18,6 +18,7 @@ from pliant.fastpath.target import FastpathTarget
 from pliant.fastpath.topology import Topology, topology
 from pliant.features.layout import shipped_layout
 from pliant.kernel.btf import Btf
+from pliant.kernel.errors import KernelError
 from pliant.kernel.maps import Map
 from pliant.kernel.objects import load
 from pliant.kernel.programs import Program
@@ -87,8 +88,11 @@ class Acceleration:
 
     def table_bytes(self) -> int:
         """What its tables take in memory, while it is on, as the kernel accounts for it."""
-        found = {pin for directory in self.pins.directory.iterdir() for pin in directory.iterdir()}
-        return sum(_map_bytes(pin) for pin in found if not pin.name.startswith(("program_", "link")))
+        found: dict[int, int] = {}
+        for pin in self.pins.directory.rglob("*"):
+            with suppress(KernelError), Map.pinned(pin) as held:  # others are programs, links and directories
+                found[held.id] = _bytes_of(held)
+        return sum(found.values())
 
     def _become(self, target: FastpathTarget) -> None:
         found = read_fastpath(self.pins)
@@ -99,9 +103,8 @@ class Acceleration:
                 taken.read_back(step)
 
 
-def _map_bytes(pin: Path) -> int:
-    with Map.pinned(pin) as held:
-        lines = Path(f"/proc/self/fdinfo/{held.fileno()}").read_text().splitlines()
+def _bytes_of(held: Map) -> int:
+    lines = Path(f"/proc/self/fdinfo/{held.fileno()}").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("memlock:"))
 
 

@@ -10,10 +10,7 @@ import pytest
 
 STAGES = (
     "building three hosts",
-    "before: fetching",
     "with the policy: fetching",
-    "rolled back: fetching",
-    "taking",
     "forwarding: with the fast path",
 )
 

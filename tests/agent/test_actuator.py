@@ -338,8 +338,14 @@ def tuning(pair: Pair, make_policy: MakePolicy) -> list[Policy]:
     return [make_policy("a", pair.service(pair.server, "web.service"), tune)]
 
 
-@pytest.mark.parametrize("moment", ["before", "taken", "read back"])
-@pytest.mark.parametrize("other", ["layout", "build"])
+@pytest.mark.parametrize(
+    ("other", "moment"),
+    [
+        ("layout", "taken"),
+        *(pytest.param("layout", moment, marks=pytest.mark.long) for moment in ("before", "read back")),
+        *(("build", moment) for moment in ("before", "taken", "read back")),
+    ],
+)
 def test_death_while_another_build_is_taken_over_is_settled_and_connections_are_tuned_throughout(
     pliant: Pliant,
     tuning: list[Policy],

@@ -237,12 +237,12 @@ def pliant(mounts: PrivateMounts) -> Iterator[Pliant]:
     assert bpf_descriptors() <= descriptors
 
 
-def bpf_descriptors() -> int:
-    """How many BPF objects this process holds open."""
+def bpf_descriptors(kind: str = "bpf") -> int:
+    """How many BPF objects, or such of a kind (``bpf-prog``), this process holds open."""
     count = 0
     for entry in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):
-            count += "bpf" in os.readlink(entry)
+            count += kind in os.readlink(entry)
     return count
 
 

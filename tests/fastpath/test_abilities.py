@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 
@@ -21,27 +20,19 @@ from pliant.fastpath.abilities import (
 from pliant.fastpath.objects import shipped_object
 from pliant.kernel.elf import Elf
 from pliant.kernel.probes import State
+from tests.conftest import bpf_descriptors
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="loading needs root")
 
 
-def programs_held() -> int:
-    """How many programs this process keeps in the kernel."""
-    held = 0
-    for entry in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):
-            held += "bpf-prog" in os.readlink(entry)
-    return held
-
-
 @root
 def test_every_ability_has_an_answer_and_a_sentence_and_nothing_stays() -> None:
-    before = programs_held()
+    before = bpf_descriptors("bpf-prog")
     found = abilities()
     assert tuple(each.name for each in found) == names()
     assert all(each.sentence.endswith(".") for each in found)
     assert all(each.support.reason for each in found if not each.support)
-    assert programs_held() == before
+    assert bpf_descriptors("bpf-prog") == before
 
 
 @root

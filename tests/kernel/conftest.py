@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import socket
@@ -17,6 +16,7 @@ from pliant.kernel import cgroups
 from pliant.kernel.mounts import mount_bpffs, unmount
 from pliant.kernel.namespaces import entered, private_mounts, private_network
 from pliant.kernel.objects import LoadedObject, load
+from tests.conftest import bpf_descriptors
 
 HERE = Path(__file__).parent
 
@@ -32,14 +32,6 @@ def nothing_leaks() -> Iterator[None]:
     before = bpf_descriptors()
     yield
     assert bpf_descriptors() <= before
-
-
-def bpf_descriptors() -> int:
-    count = 0
-    for entry in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):
-            count += "bpf" in os.readlink(entry)
-    return count
 
 
 @pytest.fixture(scope="session")

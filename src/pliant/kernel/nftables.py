@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import errno as codes
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from pliant.kernel.errors import KernelError
 from pliant.kernel.netlink import (
@@ -32,6 +33,7 @@ _TRACKING = {3: "ct helper", 7: "ct timeout", 9: "ct expectation", 10: "synproxy
 _GROUP = 7  # NFNLGRP_NFTABLES
 HEADER = struct.Struct("=BBH")  # struct nfgenmsg
 _ATTEMPTS = 20
+T = TypeVar("T")
 
 FAMILIES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
 _INET_HOOKS = ("prerouting", "input", "forward", "output", "postrouting", "ingress")
@@ -125,18 +127,35 @@ def read_ruleset(netns: Path | int | None = None) -> Ruleset:
 
 def ruleset_through(netlink: Netlink) -> Ruleset:
     """The same through a socket that is kept: when one is closed the kernel first ends what rules were taken away."""
+    nothing = (codes.EINVAL, codes.EOPNOTSUPP, codes.ENOENT)
+    return of_one_generation(netlink, lambda number: Ruleset(number, *_read(netlink)), Ruleset(), nothing)
+
+
+def of_one_generation(
+    netlink: Netlink,
+    read: Callable[[int], T],
+    nothing: T,
+    nothing_on: Collection[int],
+    again_on: Collection[int] = (),
+) -> T:
+    """What ``read`` makes of a generation whose number it is given, read anew while the ruleset changes.
+
+    ``nothing`` is what there is where the kernel answers with an errno of ``nothing_on``; with one of ``again_on``
+    something has gone meanwhile. Raises :class:`KernelError` when it never holds still.
+    """
     for _ in range(_ATTEMPTS):
         try:
             before = generation(netlink)
-            found = Ruleset(before, *_read(netlink))
+            found = read(before)
             if generation(netlink) == before:
                 return found
         except Interrupted:
             continue
         except KernelError as error:
-            if error.errno in (codes.EINVAL, codes.EOPNOTSUPP, codes.ENOENT):
-                return Ruleset()
-            raise
+            if error.errno in nothing_on:
+                return nothing
+            if error.errno not in again_on:
+                raise
     raise KernelError("cannot read the nftables ruleset: it changes faster than it can be read")
 
 

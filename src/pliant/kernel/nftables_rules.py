@@ -7,10 +7,8 @@ import errno as codes
 from dataclasses import dataclass
 from pathlib import Path
 
-from pliant.kernel.errors import KernelError
 from pliant.kernel.netlink import (
     NETLINK_NETFILTER,
-    Interrupted,
     Netlink,
     attribute,
     attributes,
@@ -26,14 +24,13 @@ from pliant.kernel.nftables import (
     GETTABLE,
     HEADER,
     BaseChain,
-    generation,
     list_message,
+    of_one_generation,
     parse_chain,
     request,
 )
 from pliant.kernel.nftables_expressions import Expression, Verdict, parse_data, parse_expression
 
-_ATTEMPTS = 20
 _DORMANT = 0x1
 _FLAGS = {
     0x1: "anonymous", 0x2: "constant", 0x4: "interval", 0x8: "map", 0x10: "timeout", 0x20: "dynamic",
@@ -127,20 +124,13 @@ def read_rules(netns: Path | int | None = None) -> Rules:
 
 def rules_through(netlink: Netlink) -> Rules:
     """The same through a socket that is kept: see :func:`~pliant.kernel.nftables.ruleset_through`."""
-    for _ in range(_ATTEMPTS):
-        try:
-            before = generation(netlink)
-            found = Rules(before, *_read(netlink))
-            if generation(netlink) == before:
-                return found
-        except Interrupted:
-            continue
-        except KernelError as error:
-            if error.errno in (codes.EINVAL, codes.EOPNOTSUPP):
-                return Rules()
-            if error.errno != codes.ENOENT:  # a set that has gone meanwhile
-                raise
-    raise KernelError("cannot read the nftables ruleset: it changes faster than it can be read")
+    return of_one_generation(
+        netlink,
+        lambda number: Rules(number, *_read(netlink)),
+        Rules(),
+        nothing_on=(codes.EINVAL, codes.EOPNOTSUPP),
+        again_on=(codes.ENOENT,),  # a set that has gone meanwhile
+    )
 
 
 def _read(netlink: Netlink) -> tuple[tuple[Chain, ...], tuple[Set, ...]]:

@@ -144,14 +144,18 @@ def _compared(
     work_out: Callable[[], Interval],
 ) -> Comparison:
     numbers = _number(question, treated), _number(question, held_out)
-    effect, why = None, ""
-    try:
-        effect = work_out()
-    except NotEnoughData as lack:
-        why = str(lack)
-    except (ArithmeticError, ValueError):  # anybody may write the tables
-        why = IMPOSSIBLE
+    effect, why = _worked_out(work_out)
     return Comparison(question, confidence, *numbers, treated.count, held_out.count, effect, why)
+
+
+def _worked_out(work_out: Callable[[], Interval]) -> tuple[Interval | None, str]:
+    """An interval, or why there is none."""
+    try:
+        return work_out(), ""
+    except NotEnoughData as lack:
+        return None, str(lack)
+    except (ArithmeticError, ValueError):  # anybody may write the tables
+        return None, IMPOSSIBLE
 
 
 def _number(question: Question, sample: Histogram) -> float | None:
@@ -184,13 +188,7 @@ def _shares(question: Question, treated: Histogram, held_out: Histogram, confide
 
 def _failures(question: Question, effect: Effect, confidence: float) -> Comparison:
     treated, held_out = effect
-    limits, why = None, ""
-    try:
-        limits = difference(_failed(treated, confidence), _failed(held_out, confidence))
-    except NotEnoughData as lack:
-        why = str(lack)
-    except (ArithmeticError, ValueError):
-        why = IMPOSSIBLE
+    limits, why = _worked_out(lambda: difference(_failed(treated, confidence), _failed(held_out, confidence)))
     first, second = (arm.failures / arm.connections if arm.connections else None for arm in effect)
     return Comparison(
         question, confidence, first, second, treated.connections, held_out.connections, limits, why

@@ -11,7 +11,7 @@ import ipaddress
 from collections.abc import Collection, Mapping
 
 from pliant.fastpath.modules import Bridge, Filter, Nat, Overlay, Route, Track
-from pliant.fastpath.objects import BRIDGING, PODS, ROUTING, build_of
+from pliant.fastpath.objects import BRIDGING, PODS, ROUTING, build_of, object_for
 from pliant.fastpath.ruleset_compile import compiled
 from pliant.fastpath.target import Acceleration, FastpathTarget
 from pliant.fastpath.topology import Port as Way
@@ -42,13 +42,15 @@ def synthesize(
         if way.index not in modes or not (only is None or way.name in only):
             continue
         port = Port(way.index, modes[way.index])
-        chosen = (
-            _between_pods(way)
-            if port.mode is Mode.TC
-            else _bridging(way, port.mode) or _routing(way, port.mode, narrowest)
-        )
-        if chosen:
-            object_, constants = chosen[0], chosen[1] | _of_port(way, port.mode)
+        object_ = object_for(port.mode, way.modules)
+        if object_ == PODS:
+            constants = _between_pods(way)
+        elif object_ == BRIDGING:
+            constants = _bridging(way, port.mode)
+        else:
+            constants = _routing(way, port.mode, narrowest)
+        if constants:
+            constants |= _of_port(way, port.mode)
             wanted[port] = Acceleration(port, way.name, object_, constants, build_of(object_, constants))
     if not wanted:
         return FastpathTarget()
@@ -74,7 +76,7 @@ def _route_mtu(of_routes: int, narrowest: int) -> int:
     return min(of_routes, narrowest) if of_routes < NO_MTU else NO_MTU
 
 
-def _routing(way: Way, mode: Mode, narrowest: int) -> tuple[str, Constants] | None:
+def _routing(way: Way, mode: Mode, narrowest: int) -> Constants:
     filtered = {module.family for module in way.modules if isinstance(module, Filter)}
     tracked = {module.family for module in way.modules if isinstance(module, Track)}
     constants: Constants = {}
@@ -92,28 +94,25 @@ def _routing(way: Way, mode: Mode, narrowest: int) -> tuple[str, Constants] | No
             f"translates{route.family}": int(mode is Mode.NATIVE and Nat(route.family) in way.modules),
             "jiffy_us": jiffy_us(),
         }
-    return (ROUTING, constants) if constants else None
+    return constants
 
 
-def _bridging(way: Way, mode: Mode) -> tuple[str, Constants] | None:
+def _bridging(way: Way, mode: Mode) -> Constants:
     """What else there is to know of a bridge the program reads in the kernel, frame by frame."""
-    module = next((module for module in way.modules if isinstance(module, Bridge)), None)
-    if module is None:
-        return None
-    constants: Constants = {
+    module = next(module for module in way.modules if isinstance(module, Bridge))
+    return {
         "checks_ipv4": int(module.checks_ip4),
         "checks_ipv6": int(module.checks_ip6),
         "runs_in_driver": int(mode is Mode.NATIVE),
     }
-    return BRIDGING, constants
 
 
-def _between_pods(way: Way) -> tuple[str, Constants] | None:
+def _between_pods(way: Way) -> Constants:
     found = next((module for module in way.modules if isinstance(module, Overlay)), None)
     if found is None:
-        return None
+        return {}
     pods = ipaddress.IPv4Network(found.pods)
-    return PODS, {
+    return {
         "bridge_ifindex": found.bridge,
         "tunnel_ifindex": found.tunnel or 0,
         "from_tunnel": int(found.from_tunnel),

@@ -30,23 +30,14 @@ class Entries:
     @contextlib.contextmanager
     def of(self, port: Port) -> Iterator[tuple[Program, Map]]:
         """What to attach to an interface, and the table whose slot is its own from now on."""
-        own = _number(self._pins.current(port))
-        if own not in map(_number, self._pins.entries.glob("*/programs")):
-            self._pins.current(port).unlink(missing_ok=True)  # of nothing that could be attached
-            own = 0
-        for number in itertools.count():
-            place = self._pins.entries / f"{ENTRIES[port.mode]}_{number}"
-            if not (place / "programs").exists():
-                self._make(place, ENTRIES[port.mode])
-            with Map.pinned(place / "programs") as table:
-                is_its = table.id == own if own else not self._is_taken(table, port)
-                if not is_its:
-                    continue
-                if not own:
-                    table.pin(self._pins.current(port))
-                with Program.pinned(place / "program") as program:
-                    yield program, table
-                return
+        place, current = self._place_of(port), self._pins.current(port)
+        if place is None:
+            current.unlink(missing_ok=True)  # of nothing that could be attached
+            place = self._free_place(port)
+        with Map.pinned(place / "programs") as table, Program.pinned(place / "program") as program:
+            if not current.exists():
+                table.pin(current)
+            yield program, table
 
     def clear(self, port: Port) -> None:
         """Have nothing run on an interface; what is attached there leaves all to the kernel.
@@ -55,9 +46,8 @@ class Entries:
         """
         if not self._pins.current(port).exists():
             return
+        place = self._place_of(port)
         with Map.pinned(self._pins.current(port)) as table:
-            places = (at for at in self._pins.entries.glob("*/") if _number(at / "programs") == table.id)
-            place = next(places, None)
             if place is None:  # somebody has removed it
                 table.delete(slot_of(table, port))
                 return
@@ -69,6 +59,25 @@ class Entries:
         self.clear(port)
         self._pins.current(port).unlink(missing_ok=True)
 
+    def _place_of(self, port: Port) -> Path | None:
+        """Where that is pinned by whose table an interface goes on; None where it has none, or that is gone."""
+        own = _number(self._pins.current(port))
+        places = (at for at in self._pins.entries.glob("*/") if own and _number(at / "programs") == own)
+        return next(places, None)
+
+    def _free_place(self, port: Port) -> Path:
+        """The first in whose table no other interface has the slot, which is made if there is none."""
+        name = ENTRIES[port.mode]
+        places = (self._pins.entries / f"{name}_{number}" for number in itertools.count())
+        return next(place for place in places if self._has_room(place, name, port))
+
+    def _has_room(self, place: Path, name: str, port: Port) -> bool:
+        if not (place / "programs").exists():
+            self._make(place, name)
+        with Map.pinned(place / "programs") as table:
+            rivals = (p for p in self._pins.ports() if slot_of(table, p) == slot_of(table, port))
+            return not any(_number(self._pins.current(rival)) == table.id for rival in rivals)
+
     def _make(self, place: Path, name: str) -> None:
         """The table is pinned last: where it is there everything is."""
         PinDirectory(place).remove_tree()
@@ -77,11 +86,6 @@ class Entries:
             loaded.programs[name].pin(place / "program")
             loaded.programs[name.replace("entry", "nothing")].pin(place / "nothing")
             loaded.maps["programs"].pin(place / "programs")
-
-    def _is_taken(self, table: Map, port: Port) -> bool:
-        """Whether another interface has the slot."""
-        rivals = (p for p in self._pins.ports() if slot_of(table, p) == slot_of(table, port))
-        return any(_number(self._pins.current(rival)) == table.id for rival in rivals)
 
 
 def _number(pin: Path) -> int:

@@ -64,8 +64,8 @@ effect-aa: setup bpf ## The long campaign: is what effects are said to be true? 
 	$(Q)PLIANT_REPETITIONS=200 $(PY) -m pytest -s tests/agent/test_effects.py $(ARGS)
 	$(Q)$(PY) -m pliant bench effect --save docs/results
 
-oracle: setup bpf ## The long campaign: a million random packets, through the kernel and through the fast path
-	$(Q)PLIANT_ORACLE_PACKETS=$${PLIANT_ORACLE_PACKETS-1000000} $(PY) -m pytest -s tests/oracle $(ARGS)
+oracle: setup bpf ## The long campaign: a million random packets each, through the kernel and through the fast path
+	$(Q)PLIANT_ORACLE_PACKETS=$${PLIANT_ORACLE_PACKETS-1000000} $(PY) -m pytest -n $(JOBS) --dist worksteal -rP $(or $(ORACLES),tests/oracle) $(ARGS)
 
 wheel-check: setup ## Build the wheel, install it where no clang is, and load every object from it
 	$(Q)scripts/wheel-check

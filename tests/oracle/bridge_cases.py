@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.oracle import wire
 from tests.oracle.case import Case, Change, Frame
+from tests.oracle.extent import frame_counts
 from tests.oracle.router import PORTS, port_mac, port_name
 from tests.oracle.switch import ADDRESS, BRIDGES, PINGING, bridge_mac, station
 
@@ -245,7 +246,7 @@ def frames(draw: st.DrawFn, number: int) -> Frame:
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    """Bridges of four ports, and 32 to 40 frames."""
+    """Bridges of four ports."""
     commands = tuple(draw(_commands()))
     sysctls = draw(
         st.sampled_from(
@@ -258,7 +259,7 @@ def cases(draw: st.DrawFn) -> Case:
             )
         )
     )
-    count = draw(st.integers(32, 40))
+    count = draw(frame_counts(32, 40))
     sent = tuple(draw(frames(number)) for number in range(1, count + 1))
     return _steady(Case(commands, sysctls, sent, draw(_changes())))
 

@@ -15,6 +15,7 @@ from tests.oracle.configurations import (
     configurations,
     ports,
 )
+from tests.oracle.extent import frame_counts
 from tests.oracle.packets import frames
 from tests.oracle.router import PORTS, port_name
 
@@ -192,7 +193,7 @@ def _routers(draw: st.DrawFn) -> Configuration:
 def cases(draw: st.DrawFn) -> Case:
     """A router with rules; mostly it is the rules that change."""
     made = draw(_routers())
-    count = draw(st.integers(_FEWEST_FRAMES, _MOST_FRAMES))
+    count = draw(frame_counts(_FEWEST_FRAMES, _MOST_FRAMES))
     sent = tuple(draw(frames(number)) for number in range(1, count + 1))
     rules = draw(rulesets())
     changed = tuple(draw(st.lists(_changes(rules), min_size=1, max_size=2)))

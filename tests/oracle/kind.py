@@ -20,9 +20,7 @@ from tests.oracle.switch import ADDRESS, Switch
 class Kind(NamedTuple):
     """``own`` has the constants of a port, ``variant`` those that depend on a case.
 
-    ``routes``: what is forwarded is counted by the IP protocols, too. ``learns``: what becomes of a frame goes by the
-    frames before, so that each has to be through before the next is sent: a CPU that is busy takes its ports up one
-    after the other.
+    ``routes``: what is forwarded is counted by the IP protocols, too.
     """
 
     device: type[Router]
@@ -30,7 +28,6 @@ class Kind(NamedTuple):
     own: Callable[[int], dict[str, int | bytes]]
     variant: Callable[[Case, int], Variant]
     routes: bool
-    learns: bool
     addresses: frozenset[bytes] = frozenset()
     """IPv4 addresses that it has beside those of a case."""
     rules: bool = False
@@ -43,7 +40,6 @@ ROUTING = Kind(
     lambda port: {"own_address": port_mac(port) + bytes(2)},
     constants.variant,
     True,
-    False,
 )
 FILTERING = Kind(
     FilteringRouter,
@@ -51,7 +47,6 @@ FILTERING = Kind(
     ROUTING.own,
     constants.filtering_variant,
     routes=True,
-    learns=False,
     rules=True,
 )
 NATTING = ROUTING._replace(
@@ -67,6 +62,5 @@ BRIDGING = Kind(
     lambda port: {"comes_with_skb": 1},
     bridge_constants.variant,
     False,
-    True,
     frozenset({IPv4Address(ADDRESS).packed}),
 )

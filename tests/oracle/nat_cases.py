@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.oracle import wire
 from tests.oracle.case import Case, Change, Frame
 from tests.oracle.configurations import FAMILIES, Family, changes, configurations, ports
+from tests.oracle.extent import frame_counts
 from tests.oracle.nat_router import FORGET, Made
 from tests.oracle.packets import frames
 from tests.oracle.router import PORTS, peer_mac, port_mac
@@ -103,7 +104,7 @@ def cases(draw: st.DrawFn) -> Case:
     """A router with connections, whose packets they mostly are."""
     made = draw(configurations())
     among = draw(st.lists(_connections(), min_size=1, max_size=_CONNECTIONS_MAX))
-    count = draw(st.integers(_FEWEST_FRAMES, _MOST_FRAMES))
+    count = draw(frame_counts(_FEWEST_FRAMES, _MOST_FRAMES))
     sent = tuple(
         draw(frames(number) if draw(st.integers(0, 9)) == 0 else _frames(among, number))
         for number in range(1, count + 1)

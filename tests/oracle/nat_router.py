@@ -20,6 +20,9 @@ SETTINGS = {
     "net.netfilter.nf_conntrack_tcp_ignore_invalid_rst": "1",
     "net.netfilter.nf_conntrack_checksum": "1",
     "net.netfilter.nf_conntrack_acct": "0",
+    # As of the router's own (router.py).
+    "net.netfilter.nf_conntrack_frag6_low_thresh": "0",
+    "net.netfilter.nf_conntrack_frag6_high_thresh": "0",
 }
 PROTOCOLS = {"udp": wire.UDP, "tcp": wire.TCP}
 ESTABLISHED = 3

@@ -5,19 +5,21 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import socket
 import struct
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pliant.kernel.links import Link, XdpMode, attach_xdp
 from pliant.kernel.programs import Program
 from pliant.lab import Host
 from pliant.lab.interface import switch_aggregation, switch_offloads
+from tests.oracle.batches import Batches
 from tests.oracle.case import Case, Frame
+from tests.oracle.neighbours import read_neighbours
+from tests.oracle.settings import Settings
 
 PORTS = 4
 FIRST_IFINDEX = 100  # above what a new namespace has of its own
@@ -30,6 +32,7 @@ _FRAME_BYTES_MAX = 1 << 16
 _GET_FLAGS, _SET_FLAGS = 0x8913, 0x8914  # SIOCGIFFLAGS, SIOCSIFFLAGS
 _FLAGS = struct.Struct("=16sH22x")  # struct ifreq
 _IFF_UP, _IFF_RUNNING = 0x1, 0x40
+_RTF_LOCAL = 0x80000000
 
 # What would make two runs of the same packets differ, and has nothing to do with the way they take.
 STEADY = {
@@ -44,6 +47,12 @@ STEADY = {
     "net.ipv6.conf.default.addr_gen_mode": "1",
     "net.ipv6.conf.default.dad_transmits": "0",
     "net.ipv6.conf.default.accept_ra": "0",
+    # What the router puts together for itself: half a datagram is given up 30 or 60 s later, which its sender is told
+    # in another case, and until then the other half may come with one. No memory for it, no datagram.
+    "net.ipv4.ipfrag_low_thresh": "0",
+    "net.ipv4.ipfrag_high_thresh": "0",
+    "net.ipv6.ip6frag_low_thresh": "0",
+    "net.ipv6.ip6frag_high_thresh": "0",
 }
 STEADY_OF_NEIGHBOURS = {
     "retrans_time_ms": "60000",  # no second request while a case lasts
@@ -85,6 +94,8 @@ SETTINGS_OF_PORTS = {
     "net.ipv6.conf.{}.ignore_routes_with_linkdown": "0",
 }
 TABLES = ("main", "100", "101")
+TOOLS = {"-6": ["ip", "-6"], "-4": ["ip", "-4"], "ip": ["ip"], "bridge": ["bridge"]}
+"""Batches of each run by a process of their own; which one a command begins with."""
 NEXT_HOPS = {"-4": (40, 41, 49), "-6": (60, 61, 69)}
 """Two next hops of a family, and a group of both."""
 
@@ -120,6 +131,11 @@ class Router:
     def __init__(self, host: Host, tester: Host, accept: Program) -> None:
         self.host, self._tester = host, tester
         self._held = contextlib.ExitStack()
+        self._settings = self._held.enter_context(contextlib.closing(Settings(host)))
+        self._tools = {
+            name: self._held.enter_context(contextlib.closing(Batches(host, argv)))
+            for name, argv in TOOLS.items()
+        }
         self._set(STEADY.items())
         self._make_ports()
         self.sockets = [self._listen(port, accept) for port in range(PORTS)]
@@ -213,18 +229,20 @@ class Router:
 
     def configure(self, case: Case) -> str:
         """Make the router what a case says; returns what ip(8) refused."""
-        self._set(case.sysctls)
-        return self.apply(case.commands)
+        refused = self._settings.set(case.sysctls) + self.apply(case.commands)
+        self._settle_addresses()
+        return refused
 
     def change(self, command: str) -> str:
         """Make one change; returns what ip(8) refused."""
         if command.startswith("sysctl "):
             name, _, value = command.removeprefix("sysctl ").partition("=")
-            self._set([(name, value)])
-            return ""
-        refused = self.apply([command])
+            refused = self._settings.set([(name, value)])
+        else:
+            refused = self.apply([command])
         if " link set " in command:
             self._settle_links()
+        self._settle_addresses()
         return refused
 
     def _settle_links(self) -> None:
@@ -243,8 +261,32 @@ class Router:
                 assert time.monotonic() < deadline, (
                     f"{port_name(port)} and its peer disagree: {mine:x}, {other:x}"
                 )
-            # The worker holds the kernel's lock for changes of interfaces until it has done: this waits for it.
-            fcntl.ioctl(sock, _SET_FLAGS, _FLAGS.pack(self._peer(port).encode(), other))
+            self._wait_for_workers(sock, self._peer(port), other)
+
+    def _settle_addresses(self) -> None:
+        """Wait until packets to all IPv6 addresses of its own are its own.
+
+        An address is there at once, but the kernel makes the route to it later, from a worker.
+        """
+        deadline = time.monotonic() + 10
+        while absent := self._addresses_of_ports() - self._local_addresses():
+            assert time.monotonic() < deadline, f"{self.host.name} has no routes to {absent} of its own"
+            time.sleep(0)
+        flags = _flags(self._inside, port_name(0))
+        self._wait_for_workers(self._inside, port_name(0), flags)
+
+    def _wait_for_workers(self, sock: socket.socket, name: str, flags: int) -> None:
+        """A worker holds the kernel's lock for changes of interfaces until it has done."""
+        fcntl.ioctl(sock, _SET_FLAGS, _FLAGS.pack(name.encode(), flags))
+
+    def _addresses_of_ports(self) -> set[tuple[str, str]]:
+        lines = Path(f"/proc/{self.host.pid}/net/if_inet6").read_text().splitlines()
+        return {(li[0], li[5]) for li in map(str.split, lines) if li[5] != "lo"}
+
+    def _local_addresses(self) -> set[tuple[str, str]]:
+        lines = Path(f"/proc/{self.host.pid}/net/ipv6_route").read_text().splitlines()
+        routes = (line.split() for line in lines)
+        return {(li[0], li[9]) for li in routes if li[1] == "80" and int(li[8], 16) & _RTF_LOCAL}
 
     def apply(self, commands: Iterable[str]) -> str:
         """Run commands, each of which begins with a family, IPv6's first; returns what ip(8) refused of them."""
@@ -252,14 +294,12 @@ class Router:
         for family in ("-6", "-4"):  # in a batch ip(8) takes no options
             mine = [command.removeprefix(family) for command in commands if command.startswith(family)]
             if mine:
-                argv = ["ip", family, "-force", "-batch", "-"]
-                refused += self.host.run(argv, given="\n".join(mine) + "\n", check=False).stderr
+                refused += self._tools[family].run(mine)
         return refused
 
     def _set(self, settings: Iterable[tuple[str, str]]) -> None:
-        with self.host.inside():
-            for name, value in settings:
-                Path("/proc/sys", name.replace(".", "/")).write_text(value + "\n")
+        absent = self._settings.set(settings)
+        assert not absent, absent
 
     # Packets
 
@@ -305,14 +345,14 @@ class Router:
 
     def held(self) -> set[tuple[str, ...]]:
         """Who the neighbours are, by which port and address, and whether that is known."""
-        found: list[dict[str, Any]] = []
-        for family in ("-4", "-6"):
-            shown = self.host.run(["ip", family, "-j", "neigh", "show", "nud", "all"]).stdout
-            found += json.loads(shown or "[]")
+        found = read_neighbours(self.host.netns_path)
         # Multicast groups come with the kernel's own reports, at random times; what has failed it forgets at any time.
-        listed = [n for n in found if n["dev"] != "lo" and not n["dst"].startswith(("ff", "224."))]
-        listed = [n for n in listed if n["state"] != ["FAILED"]]
-        return {(n["dst"], n["dev"], n.get("lladdr", ""), _steadied(n["state"])) for n in listed}
+        listed = [n for n in found if n.ifindex >= FIRST_IFINDEX and not n.address.startswith(("ff", "224."))]
+        return {
+            (n.address, port_name(n.ifindex - FIRST_IFINDEX), n.station, _steadied(n.state))
+            for n in listed
+            if n.state != "FAILED"
+        }
 
 
 def _flags(sock: socket.socket, name: str) -> int:
@@ -320,7 +360,6 @@ def _flags(sock: socket.socket, name: str) -> int:
     return int(found)
 
 
-def _steadied(states: list[str]) -> str:
+def _steadied(state: str) -> str:
     """How sure the kernel is of an address goes by the clock, and by packets that it sees: one a second is enough."""
-    [state] = states
     return "known" if state in ("REACHABLE", "STALE", "DELAY", "PROBE") else state

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all oracles have in common: random cases, the smallest that differs, and what the fast path did with packets.
-
-``PLIANT_ORACLE_PACKETS`` makes it a long run, of other cases each time; without it the cases are always the same.
-"""
+"""What all oracles have in common: random cases, the smallest that differs, and what the fast path did with packets."""
 
 from __future__ import annotations
 
@@ -19,12 +16,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.strategies import SearchStrategy
 
 from tests.oracle.case import Case, keep
+from tests.oracle.extent import LONG, PACKETS_OF_A_CASE
 from tests.oracle.smaller import smallest
 from tests.oracle.twins import Outcome
 
-LONG = os.environ.get("PLIANT_ORACLE_PACKETS")
-PACKETS = int(LONG or "20000")
-_PACKETS_OF_A_CASE = 100
 _HEADER = Path(__file__).parents[2] / "bpf/include/pliant/fastpath/port.h"
 
 
@@ -60,7 +55,7 @@ def held(make: Callable[[], D]) -> Iterator[D]:
     assert os.sched_getaffinity(0) == allowed
 
 
-def search(devices: Devices, cases: SearchStrategy[Case], kept: Path, packets: int = PACKETS) -> Found:
+def search(devices: Devices, cases: SearchStrategy[Case], kept: Path, packets: int) -> Found:
     """Try random cases of about so many packets; fail with the smallest that differs, which is kept.
 
     What differed once, and not again, ends the search only when it is over.
@@ -69,7 +64,7 @@ def search(devices: Devices, cases: SearchStrategy[Case], kept: Path, packets: i
     once: list[str] = []
 
     @settings(
-        max_examples=-(-packets // _PACKETS_OF_A_CASE),
+        max_examples=-(-packets // PACKETS_OF_A_CASE),
         deadline=None,
         database=None,
         derandomize=not LONG,

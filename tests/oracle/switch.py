@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import struct
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pliant.kernel.netlink import NETLINK_ROUTE, Netlink, attributes
 from tests.oracle.case import Case
 from tests.oracle.router import FIRST_IFINDEX, MTU, PORTS, Router, port_mac, port_name
 
@@ -18,6 +20,9 @@ ADDRESS = "10.9.0.1"
 """The first bridge's own, which answers pings."""
 PINGING = "10.9.0.2"
 _FIRST_BRIDGE = FIRST_IFINDEX + 20
+_GETLINK, _LINK = 18, struct.Struct("=BxHiII")  # struct ifinfomsg
+_UP, _CARRIER = 0x1, 0x10000  # IFF_UP, IFF_LOWER_UP
+_OPERATING, _OPERATES = 16, 6  # IFLA_OPERSTATE, IF_OPER_UP
 _SETTINGS = {
     "net.bridge.bridge-nf-call-iptables": "0",
     "net.bridge.bridge-nf-call-ip6tables": "0",
@@ -67,8 +72,8 @@ class Switch(Router):
         """Run commands of ip(8) and bridge(8) in their order; returns what was refused of them."""
         refused = ""
         for tool, mine in itertools.groupby(commands, lambda command: command.partition(" ")[0]):
-            given = "".join(command.partition(" ")[2] + "\n" for command in mine)
-            refused += self.host.run([tool, "-force", "-batch", "-"], given=given, check=False).stderr
+            given = [command.partition(" ")[2] for command in mine]
+            refused += self._tools[tool].run(given)
         return refused
 
     def configure(self, case: Case) -> str:
@@ -86,13 +91,9 @@ class Switch(Router):
     def _settle(self) -> None:
         """Wait until bridges that have a port to send by do send: the kernel sees to that by and by."""
         deadline = time.monotonic() + 10
-        while any(_is_waking(link) for link in self._links()):
-            assert time.monotonic() < deadline, "a bridge does not come up"
-
-    def _links(self) -> list[dict[str, Any]]:
-        shown = self.host.run(["ip", "-j", "link", "show", "type", "bridge"]).stdout
-        found: list[dict[str, Any]] = json.loads(shown or "[]")
-        return found
+        with Netlink(NETLINK_ROUTE, self.host.netns_path) as netlink:
+            while any(_is_waking(netlink, _FIRST_BRIDGE + number) for number in range(len(BRIDGES))):
+                assert time.monotonic() < deadline, "a bridge does not come up"
 
     def held(self) -> set[tuple[str, ...]]:
         """What the bridges know of stations, and what they have counted."""
@@ -113,5 +114,9 @@ class Switch(Router):
         return entries | {tuple(line.split()) for line in lines if line.strip().startswith(BRIDGES)}
 
 
-def _is_waking(link: dict[str, Any]) -> bool:
-    return "UP" in link["flags"] and ("LOWER_UP" in link["flags"]) != (link["operstate"] == "UP")
+def _is_waking(netlink: Netlink, ifindex: int) -> bool:
+    """Whether a bridge is up, and its carrier is not yet what it is said to be."""
+    found = netlink.ask(_GETLINK, _LINK.pack(0, 0, ifindex, 0, 0), "ask for a bridge")
+    flags = _LINK.unpack_from(found)[3]
+    [state] = attributes(found, _LINK.size)[_OPERATING]
+    return bool(flags & _UP) and bool(flags & _CARRIER) != (state == _OPERATES)

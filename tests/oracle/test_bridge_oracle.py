@@ -10,9 +10,10 @@ import pytest
 from pliant.lab import PrivateMounts
 from tests.oracle.bridge_cases import cases
 from tests.oracle.case import BRIDGE_CASES, Case, kept_cases
+from tests.oracle.extent import parts
 from tests.oracle.kind import BRIDGING
 from tests.oracle.router import PORTS
-from tests.oracle.search import PACKETS, held, search
+from tests.oracle.search import held, search
 from tests.oracle.twins import Twins
 
 EXPECTED = ("NOT_UNICAST", "NOT_CARRIED", "NOT_BRIDGED", "NO_STATION", "PORT_CLOSED", "TOO_BIG", "FORWARDED")
@@ -31,8 +32,9 @@ def test_what_once_differed_is_the_same(switches: Twins, case: Case) -> None:
     assert switches.try_case(case).differences == []
 
 
-def test_random_cases_are_the_same(switches: Twins) -> None:
-    found = search(switches, cases(), BRIDGE_CASES)
-    assert found.packets > 0.9 * PACKETS
+@pytest.mark.parametrize("packets", parts())
+def test_random_cases_are_the_same(switches: Twins, packets: int) -> None:
+    found = search(switches, cases(), BRIDGE_CASES, packets)
+    assert found.packets > 0.9 * packets
     assert found.counted["FORWARDED"] > 0.1 * found.packets
     assert all(found.counted[reason] for reason in EXPECTED), found

@@ -10,13 +10,14 @@ import pytest
 from pliant.lab import PrivateMounts
 from tests.oracle import search
 from tests.oracle.case import FILTER_CASES, Case, kept_cases
+from tests.oracle.extent import LONG, PACKETS, parts
 from tests.oracle.filter_cases import cases
 from tests.oracle.kind import FILTERING
 from tests.oracle.pair import Pair
 
 pytestmark = pytest.mark.root
 
-PACKETS = search.PACKETS if search.LONG else search.PACKETS // 6
+PARTS = parts(PACKETS if LONG else PACKETS // 6)
 EXPECTED = ("FORWARDED", "REFUSED", "DROPPED", "UNDECIDED", "CHANGING", "CONFIRMING", "FRAGMENT")
 
 
@@ -31,8 +32,9 @@ def test_what_once_differed_is_the_same(routers: Pair, case: Case) -> None:
     assert routers.try_case(case).differences == []
 
 
-def test_random_cases_are_the_same(routers: Pair) -> None:
-    found = search.search(routers, cases(), FILTER_CASES, PACKETS)
-    assert found.packets > 0.8 * PACKETS
+@pytest.mark.parametrize("packets", PARTS)
+def test_random_cases_are_the_same(routers: Pair, packets: int) -> None:
+    found = search.search(routers, cases(), FILTER_CASES, packets)
+    assert found.packets > 0.8 * packets
     assert found.counted["FORWARDED"] > 0.05 * found.packets
     assert all(found.counted[reason] for reason in EXPECTED), found

@@ -10,12 +10,13 @@ import pytest
 from pliant.lab import PrivateMounts
 from tests.oracle import search
 from tests.oracle.case import NAT_CASES, Case, kept_cases
+from tests.oracle.extent import LONG, PACKETS, parts
 from tests.oracle.kind import NATTING
 from tests.oracle.nat_cases import cases
 from tests.oracle.router import PORTS
 from tests.oracle.twins import Twins
 
-PACKETS = search.PACKETS if search.LONG else search.PACKETS // 4
+PARTS = parts(PACKETS if LONG else PACKETS // 4)
 EXPECTED = (
     *("FORWARDED", "UNTRACKED", "SIGNALLING", "BAD_CHECKSUM"),
     *("MALFORMED", "FRAGMENT", "NO_ROUTE", "CONFIRMING"),
@@ -35,8 +36,9 @@ def test_what_once_differed_is_the_same(routers: Twins, case: Case) -> None:
     assert routers.try_case(case).differences == []
 
 
-def test_random_cases_are_the_same(routers: Twins) -> None:
-    found = search.search(routers, cases(), NAT_CASES, PACKETS)
-    assert found.packets > 0.7 * PACKETS
+@pytest.mark.parametrize("packets", PARTS)
+def test_random_cases_are_the_same(routers: Twins, packets: int) -> None:
+    found = search.search(routers, cases(), NAT_CASES, packets)
+    assert found.packets > 0.7 * packets
     assert found.counted["FORWARDED"] > 0.1 * found.packets
     assert all(found.counted[reason] for reason in EXPECTED), found

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from pliant.lab import PrivateMounts
 from tests.oracle.case import CASES, Case, kept_cases
 from tests.oracle.configurations import changes, configurations
+from tests.oracle.extent import frame_counts, parts
 from tests.oracle.packets import frames
 from tests.oracle.pair import Pair
-from tests.oracle.search import PACKETS, held, search
+from tests.oracle.search import held, search
 
 FEWEST_FRAMES, MOST_FRAMES = 26, 32
 EXPECTED = frozenset(
@@ -34,7 +35,7 @@ def routers(mounts: PrivateMounts) -> Iterator[Pair]:
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     made = draw(configurations())
-    count = draw(st.integers(FEWEST_FRAMES, MOST_FRAMES))
+    count = draw(frame_counts(FEWEST_FRAMES, MOST_FRAMES))
     sent = tuple(draw(frames(number)) for number in range(1, count + 1))
     return Case(made.commands, made.sysctls, sent, draw(changes(made)))
 
@@ -44,9 +45,10 @@ def test_what_once_differed_is_the_same(routers: Pair, case: Case) -> None:
     assert routers.try_case(case).differences == []
 
 
-def test_random_cases_are_the_same(routers: Pair) -> None:
-    found = search(routers, cases(), CASES)
-    assert found.packets > 0.9 * PACKETS
+@pytest.mark.parametrize("packets", parts())
+def test_random_cases_are_the_same(routers: Pair, packets: int) -> None:
+    found = search(routers, cases(), CASES, packets)
+    assert found.packets > 0.9 * packets
     assert found.counted["FORWARDED"] > 0.1 * found.packets, (
         "too little takes the fast path to say anything of it"
     )

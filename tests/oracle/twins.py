@@ -130,8 +130,8 @@ class _Trial:
             # Whether a port that is down takes a packet to drop it goes by when the kernel has noticed.
             sent = [router.send(frame) for router in self._both]
             self._packets += sent[0]
-            if self._twins.kind.learns:
-                self._twins.fence.wait()
+            # What becomes of a frame may go by those before: who is asked for, which one waits, where a station is.
+            self._twins.fence.taken_up()
         plain, fast = self._come_out()
         if also is not None:  # what comes out by the old configuration, or by the new one
             fast = Counter(
@@ -144,7 +144,7 @@ class _Trial:
 
     def _come_out(self) -> tuple[Frames, Frames]:
         """All that both have sent."""
-        self._twins.fence.wait()
+        self._twins.fence.wait(len(self._case.frames))
         found: tuple[Frames, Frames] = (Counter(), Counter())
         for router, frames, questions, out in zip(self._both, found, self._questions, self._out, strict=True):
             got = list(router.received())

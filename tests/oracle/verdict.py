@@ -15,7 +15,8 @@ Frames = Counter[Frame]
 
 _MULTICAST_REPORTS = (b"\x83", b"\x84", b"\x8f")  # MLD
 _BRIDGES, _OF_PORTS = bytes((1, 0x80, 0xC2, 0, 0, 0)), port_mac(0)[:5]
-_NO_ADDRESS = bytes((192, 0, 0, 8))  # errors come from here where the router has no address (RFC 7600)
+_ALWAYS = frozenset({bytes((192, 0, 0, 8)), bytes((127, 0, 0, 1))})
+"""What any router sends by: errors where it has no address (RFC 7600); and what is routed though it is loopback's."""
 
 
 def _is_report(frame: bytes) -> bool:
@@ -44,7 +45,7 @@ def steadied(frames: Iterable[Frame], router: frozenset[bytes]) -> Frames:
         data = frame.data
         if _is_report(data) or _is_bpdu(data):
             continue
-        if data[12:14] == b"\x08\x00" and data[26:30] in router | {_NO_ADDRESS}:
+        if data[12:14] == b"\x08\x00" and data[26:30] in router | _ALWAYS:
             data = _without_id(data)
         found[Frame(frame.port, data)] += 1
     return found

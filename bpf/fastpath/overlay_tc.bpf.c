@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * Pod to pod at TC (tcx), for one interface: the bridge port of a pod, or the tunnel to other nodes. It runs where
+ * Pod to pod at TC (tcx): on the bridge ports of pods, or the tunnel to other nodes. It runs where
  * packets come in, and sees them whole, before segmentation. What a check here does not vouch for goes to the kernel as
  * it came, and to whoever else is at the hook.
  */
@@ -8,7 +8,12 @@
 
 SEC("tc") int overlay_tc(struct __sk_buff *ctx)
 {
-	return overlay(ctx);
+	__u32 length = ctx->len;
+	struct pod_flow *flow = NULL;
+	enum reason reason = overlay(ctx, &flow);
+
+	count(ctx->ifindex, reason, length);
+	return reason == FORWARDED && flow ? send(ctx, flow) : TC_ACT_UNSPEC;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -45,10 +45,8 @@ class Fastpath:
         return Port(interface(self.row.router, name).number, mode)
 
     def acceleration(self, name: str, mode: Mode = Mode.NATIVE, **constants: int | bytes) -> Acceleration:
-        index, address = interface(self.row.router, name)
+        index = interface(self.row.router, name).number
         chosen: Mapping[str, int | bytes] = {
-            "own_address": address + bytes(2),
-            "own_ifindex": index,
             "forwards_ipv4": 1,
             "forwards_ipv6": 1,
             **constants,

@@ -322,7 +322,7 @@ def test_frame_becomes_what_it_would_have_and_for_this_reason(switches: Twins, r
 
 def test_nothing_is_accelerated_where_hardware_takes_tags_off(mounts: PrivateMounts) -> None:
     del mounts
-    taken_off = BRIDGING._replace(own=lambda port: {"comes_with_skb": 0, "runs_in_driver": 1})
+    taken_off = BRIDGING._replace(constants={"comes_with_skb": 0, "runs_in_driver": 1})
     with made("tags", taken_off) as switches:
         case = Case(JOINED, (), (known(0, HERE), known(1, THERE), frame()))
         assert switches.try_case(case).differences == []

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 import pytest
 
 from pliant.kernel.links import Link
+from pliant.kernel.maps import Map
 from pliant.kernel.pins import PinDirectory
+from pliant.kernel.programs import Program
 from pliant.lab import TcpClient, TcpServer
-from pliant.observe.fastpath import hooked_program, read_counts
+from pliant.observe.fastpath import hooked_program, read_counts, running_program
 from tests.fastpath.fastpath_row import Fastpath, Row
 
 FORWARDED = 0
@@ -34,6 +36,11 @@ def exchange(client: TcpClient) -> None:
 
 def forwarded(fastpath: Fastpath, name: str) -> int:
     return read_counts(fastpath.pins, fastpath.port(name))[FORWARDED].bytes
+
+
+def attached_maps(fastpath: Fastpath, name: str) -> tuple[int, ...]:
+    with Program.by_id(hooked_program(fastpath.pins, fastpath.port(name))) as program:
+        return program.map_ids
 
 
 def test_both_ways_of_a_connection_take_it(fastpath: Fastpath, row: Row, connection: TcpClient) -> None:
@@ -78,21 +85,61 @@ def test_interfaces_share_what_is_attached_but_those_with_the_same_slot(fastpath
     wanted = {name: fastpath.acceleration(name) for name in "abcd"}
     fastpath.become(*wanted.values())
     assert fastpath.found().running == {found.port: found.build for found in wanted.values()}
-    a, b, c, d = (hooked_program(fastpath.pins, fastpath.port(name)) for name in "abcd")
+    hooked = a, b, c, d = [hooked_program(fastpath.pins, fastpath.port(name)) for name in "abcd"]
     assert a == b
     assert len({a, c, d}) == 3
+    a, b, c, d = (running_program(fastpath.pins, fastpath.port(name)) for name in "abcd")
+    assert a == b  # as they ask for the same
+    assert len({a, c, d}) == 3  # where it would count in the same place
     fastpath.become(wanted["c"], wanted["d"])
     assert fastpath.found().running == {wanted[name].port: wanted[name].build for name in "cd"}
     fastpath.become(*wanted.values())  # the slot that was given back is free
-    assert [hooked_program(fastpath.pins, fastpath.port(name)) for name in "abcd"] == [a, b, c, d]
+    again = [hooked_program(fastpath.pins, fastpath.port(name)) for name in "abcd"]
+    assert again == hooked
     fastpath.become()
     assert not fastpath.pins.directory.exists()
+
+
+def test_interfaces_that_run_the_same_program_count_each_for_itself(
+    fastpath: Fastpath, row: Row, connection: TcpClient
+) -> None:
+    fastpath.become(fastpath.acceleration(row.left), fastpath.acceleration(row.right))
+    left, right = fastpath.port(row.left), fastpath.port(row.right)
+    assert running_program(fastpath.pins, left) == running_program(fastpath.pins, right) > 0
+    connection.send(SIZE)
+    connection.receive(SIZE)
+    before = forwarded(fastpath, row.left)
+    fastpath.become(fastpath.acceleration(row.left))
+    fastpath.become(fastpath.acceleration(row.left), fastpath.acceleration(row.right))
+    assert forwarded(fastpath, row.left) >= before > SIZE * 0.9
+    assert forwarded(fastpath, row.right) == 0  # it counts anew where it has been away
+
+
+def test_an_interface_is_known_by_the_address_it_has_now(
+    fastpath: Fastpath, row: Row, connection: TcpClient
+) -> None:
+    fastpath.become(fastpath.acceleration(row.left), fastpath.acceleration(row.right))
+    exchange(connection)
+    running = fastpath.found().running
+    link, address = row.sender.links[0], "02:00:00:00:77:01"
+    row.router.ip(f"link set dev {row.left} address {address}")
+    for at in (link.address_of(row.router), link.address6_of(row.router)):
+        row.sender.ip(f"neigh replace {at} lladdr {address} dev {link.interface_of(row.sender)}")
+    before = forwarded(fastpath, row.left)
+    exchange(connection)
+    assert forwarded(fastpath, row.left) > before + SIZE * 0.9
+    assert fastpath.found().running == running
 
 
 def test_what_is_attached_can_be_lost_and_is_made_anew(fastpath: Fastpath, row: Row) -> None:
     left, right = fastpath.acceleration(row.left), fastpath.acceleration(row.right)
     fastpath.become(left, right)
     PinDirectory(fastpath.pins.entries).remove_tree()
+    other = fastpath.acceleration(row.right, max_age=1)
+    fastpath.become(left, other)  # what is attached is still that of before
+    with Map.pinned(fastpath.pins.current(right.port)) as table:
+        assert fastpath.found().running == {left.port: left.build, right.port: other.build}
+        assert table.id in attached_maps(fastpath, row.right)
     fastpath.become(right)
     assert fastpath.found().running == {right.port: right.build}
     fastpath.become(left, right)

@@ -18,9 +18,9 @@ PACKET = bytes(12) + b"\x08\x00" + bytes(50)
 
 
 @pytest.mark.parametrize("name", OBJECTS)
-@pytest.mark.parametrize("own", [3, 70_000])
-def test_a_program_loaded_again_is_the_same_instruction_by_instruction(name: str, own: int) -> None:
-    constants = {"own_ifindex": own, "max_age": 7}
+@pytest.mark.parametrize("every", [3, 70_000])
+def test_a_program_loaded_again_is_the_same_instruction_by_instruction(name: str, every: int) -> None:
+    constants = {"confirm_every": every, "max_age": 7}
     path = shipped_object(name)
     with load(path, feature=name, rodata=constants) as first:
         shared = {table: held for table, held in first.maps.items() if table in shared_tables()}

@@ -15,13 +15,12 @@ from pliant.kernel.maps import Map
 from pliant.kernel.nftables_rules import read_rules
 from pliant.kernel.objects import load
 from pliant.kernel.programs import Program
-from pliant.observe.fastpath import RulesetState, encoded_name
+from pliant.observe.fastpath import Mode, Port, RulesetState, counted_in, encoded_name
 from tests.oracle.constants import Variant
 from tests.oracle.kind import Kind
 from tests.oracle.router import FIRST_IFINDEX, PORTS, Router, port_name
 
 _U32 = struct.Struct("=I")
-_COUNT = struct.Struct("=QQ")
 
 
 class FastPath:
@@ -31,35 +30,35 @@ class FastPath:
         self._kind, self._router = kind, router
         self._held = contextlib.ExitStack()
         self._maps: dict[str, Map] = {}
-        self._programs: dict[tuple[int, Variant], Program] = {}
+        self._programs: dict[Variant, Program] = {}
         self._links: list[Link] = []
         self._runs = first
         self._half = 0
-        programs = [self._program(port, first) for port in range(PORTS)]
+        program = self._program(first)
         with router.host.inside():
-            for port, program in enumerate(programs):
+            for port in range(PORTS):
                 self._links.append(router.attach_to(program, FIRST_IFINDEX + port))
             for port in exits:
                 self._maps["ports"].put(_U32.pack(port), _U32.pack(FIRST_IFINDEX + port))
                 self._maps["port_numbers"].put(_U32.pack(FIRST_IFINDEX + port), _U32.pack(port))
 
-    def _program(self, port: int, variant: Variant) -> Program:
-        if (port, variant) not in self._programs:
-            constants = {"own_ifindex": FIRST_IFINDEX + port, **self._kind.own(port), **dict(variant)}
+    def _program(self, variant: Variant) -> Program:
+        if variant not in self._programs:
+            constants = {**self._kind.constants, **dict(variant)}
             name = self._kind.object
             with self._router.host.inside():
                 loaded = load(shipped_object(name), feature=name, rodata=constants, reuse=self._maps)
             self._held.enter_context(loaded)
             if not self._maps:
                 self._maps = {n: m for n, m in loaded.maps.items() if n in {*shared_tables(), "counts"}}
-            self._programs[port, variant] = loaded.programs[name]
-        return self._programs[port, variant]
+            self._programs[variant] = loaded.programs[name]
+        return self._programs[variant]
 
     def become(self, variant: Variant) -> None:
         """Run programs made for a variant."""
         if variant != self._runs:
-            for port, link in enumerate(self._links):
-                link.update(self._program(port, variant))
+            for link in self._links:
+                link.update(self._program(variant))
             self._runs = variant
 
     def forget(self) -> None:
@@ -89,9 +88,11 @@ class FastPath:
     def counts(self) -> list[int]:
         """Packets by reason, of both IP versions."""
         held = self._maps["counts"]
-        found = [
-            sum(_COUNT.unpack_from(v)[0] for v in held.percpu(value)) for _, value in sorted(held.items())
-        ]
+        by_port = (
+            [one.packets for one in counted_in(held, Port(FIRST_IFINDEX + port, Mode.NATIVE))]
+            for port in range(PORTS)
+        )
+        found = [sum(packets) for packets in zip(*by_port, strict=True)]
         middle = len(found) // 2
         return [a + b for a, b in zip(found[:middle], found[middle:], strict=True)]
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
@@ -13,19 +13,19 @@ from tests.oracle.configurations import FOUR
 from tests.oracle.constants import Variant
 from tests.oracle.filter_router import FilteringRouter
 from tests.oracle.nat_router import NatRouter
-from tests.oracle.router import PORTS, Router, port_mac
+from tests.oracle.router import PORTS, Router
 from tests.oracle.switch import ADDRESS, Switch
 
 
 class Kind(NamedTuple):
-    """``own`` has the constants of a port, ``variant`` those that depend on a case.
+    """``constants`` are those of every case, ``variant`` those that depend on it.
 
     ``routes``: what is forwarded is counted by the IP protocols, too.
     """
 
     device: type[Router]
     object: str
-    own: Callable[[int], dict[str, int | bytes]]
+    constants: Mapping[str, int | bytes]
     variant: Callable[[Case, int], Variant]
     routes: bool
     addresses: frozenset[bytes] = frozenset()
@@ -37,14 +37,14 @@ class Kind(NamedTuple):
 ROUTING = Kind(
     Router,
     "route_xdp",
-    lambda port: {"own_address": port_mac(port) + bytes(2)},
+    {},
     constants.variant,
     True,
 )
 FILTERING = Kind(
     FilteringRouter,
     "route_xdp",
-    ROUTING.own,
+    {},
     constants.filtering_variant,
     routes=True,
     rules=True,
@@ -59,7 +59,7 @@ NATTING = ROUTING._replace(
 BRIDGING = Kind(
     Switch,
     "bridge_xdp",
-    lambda port: {"comes_with_skb": 1},
+    {"comes_with_skb": 1},
     bridge_constants.variant,
     False,
     frozenset({IPv4Address(ADDRESS).packed}),

@@ -16,8 +16,6 @@ from pliant.fastpath.objects import shipped_object
 from pliant.kernel.objects import load
 
 _COMMON: dict[str, int | bytes] = {
-    "own_ifindex": 2,
-    "own_address": bytes(8),
     "max_age": 25,
     "confirm_every": 250,
 }

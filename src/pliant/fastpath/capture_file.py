@@ -138,7 +138,7 @@ class _Sections:
     def _describe(self, body: bytes) -> None:
         [link] = struct.unpack_from(self.order + "H", body)
         found = self._options(body[8:])
-        resolution = found.get(_RESOLUTION, b"\6")[0]
+        resolution = (found.get(_RESOLUTION) or b"\6")[0]
         units = 2 ** (resolution & 0x7F) if resolution & 0x80 else 10**resolution
         self.interfaces.append(_Described(found.get(_IF_NAME, b"").decode(errors="replace"), link, units))
 

@@ -18,7 +18,7 @@ BRIDGING = "bridge_xdp"
 PODS = "overlay_tc"
 
 OWN_TABLE = "counts"
-"""The table that each interface has for itself."""
+"""The table in which each interface has a slot for itself."""
 
 
 def object_for(mode: Mode, modules: Iterable[Module]) -> str:

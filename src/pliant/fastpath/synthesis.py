@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From what can be accelerated to the programs that do it: a pure function.
 
-Each interface gets an object that is shipped, made its own by constants; nothing is compiled, and the verifier removes
-what a constant switches off.
+Each interface gets an object that is shipped, made what it needs by constants; nothing is compiled, and the verifier
+removes what a constant switches off. No constant is an interface's own: those that need the same get the same program.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def synthesize(
         else:
             constants = _routing(way, port.mode, narrowest)
         if constants:
-            constants |= _of_port(way, port.mode)
+            constants |= _common(way, port.mode)
             wanted[port] = Acceleration(port, way.name, object_, constants, build_of(object_, constants))
     if not wanted:
         return FastpathTarget()
@@ -83,7 +83,6 @@ def _routing(way: Way, mode: Mode, narrowest: int) -> Constants:
     for route in (module for module in way.modules if isinstance(module, Route)):
         decided = {"protocol", "ports"}.intersection(route.keys) or route.family in filtered | tracked
         constants |= {
-            "own_address": bytes.fromhex(route.mac.replace(":", "")) + bytes(2),
             f"forwards_ipv{route.family}": 1,
             f"ports_decide{route.family}": int(bool(decided)),
             "follows_ruleset": 1,
@@ -127,9 +126,8 @@ def _between_pods(way: Way) -> Constants:
     }
 
 
-def _of_port(way: Way, mode: Mode) -> Constants:
+def _common(way: Way, mode: Mode) -> Constants:
     constants: Constants = {
-        "own_ifindex": way.index,
         "max_age": jiffies(BELIEVED_US),
         "confirm_every": jiffies(CONFIRMED_EVERY_US),
     }

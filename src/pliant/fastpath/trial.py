@@ -19,12 +19,11 @@ from pliant.kernel.errors import KernelError
 from pliant.kernel.maps import Map
 from pliant.kernel.objects import load
 from pliant.kernel.programs import Program
-from pliant.observe.fastpath import FORWARDED, FastpathPins, Mode, Port
+from pliant.observe.fastpath import FORWARDED, FastpathPins, Mode, Port, counted_in
 
 _XDP_CONTEXT = struct.Struct("=6I")  # struct xdp_md
 # struct __sk_buff, of which all but ingress_ifindex and ifindex have to be zero
 _SKB_CONTEXT = struct.Struct("=36xII148x")
-_COUNT = struct.Struct("=QQ")
 _CONSTANTS = ".rodata"
 # What programs write to, so that asking leaves no trace.
 _WRITTEN = frozenset({"flows4", "flows6", "pod_flows", "confirmed", "crossings", "signals", "evaluations"})
@@ -119,10 +118,7 @@ class Trial(Closable):
         return Verdict(False, counted_reasons().get(reason, "") if reason is not None else "", ran.data_out)
 
     def _counted(self) -> list[int]:
-        held = self._counts
-        return [
-            sum(_COUNT.unpack_from(one)[0] for one in held.percpu(value)) for _, value in sorted(held.items())
-        ]
+        return [one.packets for one in counted_in(self._counts, self._port)]
 
 
 def _constants_of(program: Program, name: str) -> dict[str, int | bytes]:

@@ -4,16 +4,17 @@
 ::
 
     <pins>/fastpath/<tables>/ports, port_numbers, flows4, ...  what all interfaces share, by a digest of its layout
-                   /<ifindex>-<mode>/program_<build>           a program made for the interface: object and constants
+                   /<ifindex>-<mode>/program_<build>           a program for the interface: object and constants
                                     /counts_<tables>           what became of its packets; of other tables: earlier
-                                    /current                   the table that has the one in force, see below
+                                    /current                   the table that has the one in force
                                     /link                      attaches a program that goes on to that one
-                   /entries/<kind>_<n>/program, programs       what is attached to interfaces, and the same table
+                   /entries/<kind>_<n>/program, programs       what is attached to interfaces, and the table ``current``
                                       /nothing                 in force in it where none of the others is
+                                      /counts_<tables>         the same as those of its interfaces
 
-A build names the object's file and the constants it was loaded with, so that an interface whose programs have the
-same build has the same fast path. Interfaces share tables of the programs in force, where each has a slot of its own:
-:func:`slot_of`.
+A build names the object's file and the constants it was loaded with: interfaces of the same build have the same fast
+path, and those that share a table of the programs in force run the same program. In that table, and in what counts,
+each has a slot of its own: :func:`slot_of`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import zip_longest
@@ -120,6 +121,10 @@ class FastpathPins:
     def all_counts(self, port: Port) -> list[Path]:
         """What became of its packets, also under builds whose tables had another layout."""
         return sorted(self.port(port).glob("counts_*"))
+
+    def entry_counts(self, layout: str) -> list[Path]:
+        """What became of packets, of all interfaces, under builds whose tables have a layout."""
+        return sorted(self.entries.glob(f"*/counts_{layout}"))
 
     def ports(self) -> list[Port]:
         """The interfaces that have a directory."""
@@ -264,7 +269,7 @@ def running_program(pins: FastpathPins, port: Port) -> int:
 
 
 def slot_of(table: Map, port: Port) -> bytes:
-    """The key of an interface in the table of the programs in force (fastpath/slots.h)."""
+    """The key of an interface in a table that has a slot for each (fastpath/slot.h)."""
     return _U32.pack(port.ifindex % table.max_entries)
 
 
@@ -335,12 +340,15 @@ def read_family_counts(pins: FastpathPins, port: Port) -> tuple[list[Counted], l
     halves: tuple[list[Counted], list[Counted]] = ([], [])
     for pin in pins.all_counts(port):
         with Map.pinned(pin) as counts:
-            found = [Counted(*_summed(counts, value)) for _, value in sorted(counts.items())]
+            found = counted_in(counts, port)
         middle = len(found) // 2
         for half, more in zip(halves, (found[:middle], found[middle:]), strict=True):
             half[:] = [a.plus(b) for a, b in zip_longest(half, more, fillvalue=Counted(0, 0))]
     return halves
 
 
-def _summed(counts: Map, value: bytes) -> Iterator[int]:
-    return (sum(column) for column in zip(*map(_COUNT.unpack, counts.percpu(value)), strict=True))
+def counted_in(counts: Map, port: Port) -> list[Counted]:
+    """What a table has of an interface, of all CPUs: by ``enum reason``, and the same again of IPv6."""
+    value = counts.get(slot_of(counts, port)) or b""
+    by_cpu = [list(_COUNT.iter_unpack(own)) for own in counts.percpu(value)]
+    return [Counted(*map(sum, zip(*one, strict=True))) for one in zip(*by_cpu, strict=True)]

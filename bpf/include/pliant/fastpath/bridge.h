@@ -215,22 +215,22 @@ static __always_inline struct crossing *place(__u64 from, __u64 to, __u64 in, __
 	return oldest;
 }
 
-static __always_inline int bridge(struct xdp_md *ctx, struct ethernet *eth, void *end, __u32 length)
+static __always_inline enum reason bridge(struct xdp_md *ctx, struct ethernet *eth, void *end, __u32 length)
 {
 	__u64 from = station_of(eth->from), to = station_of(eth->to), in = own_port(ctx);
-	__u32 now = bpf_jiffies64(), bytes = length;
+	__u32 now = bpf_jiffies64();
 	struct crossing *crossing;
-	int reason, verdict;
+	int reason;
 
 	if (eth->to[0] & bpf_htons(0x0100) || eth->from[0] & bpf_htons(0x0100) || !from)
-		return count(NOT_UNICAST, length, XDP_PASS);
+		return NOT_UNICAST;
 	if (!is_carried(eth, end, length))
-		return count(NOT_CARRIED, length, XDP_PASS);
+		return NOT_CARRIED;
 	if (is_unfinished(ctx))
-		return count(UNFINISHED, length, XDP_PASS);
+		return UNFINISHED;
 	crossing = in ? place(from, to, in, now) : NULL;
 	if (!crossing)
-		return count(NOT_BRIDGED, length, XDP_PASS);
+		return NOT_BRIDGED;
 	reason = NO_STATION;
 	if (crossing->from == from && crossing->to == to && crossing->in == in && now - crossing->born <= max_age &&
 	    crossing->generation == own_generation())
@@ -244,14 +244,13 @@ static __always_inline int bridge(struct xdp_md *ctx, struct ethernet *eth, void
 	if (reason != FORWARDED) {
 		if (reason != CONFIRMING)
 			crossing->in = 0;
-		return count(reason, length, XDP_PASS);
+		return reason;
 	}
 	if (checks_ipv4 || checks_ipv6) /* br_nf_dev_queue_xmit() makes fragments sooner */
 		length += VLAN_HLEN;
 	if (length > crossing->longest)
-		return count(TOO_BIG, bytes, XDP_PASS);
-	verdict = bpf_redirect_map(&ports, crossing->port, XDP_PASS);
-	return count(verdict == XDP_REDIRECT ? FORWARDED : NO_PORT, bytes, verdict);
+		return TOO_BIG;
+	return bpf_redirect_map(&ports, crossing->port, XDP_PASS) == XDP_REDIRECT ? FORWARDED : NO_PORT;
 }
 
 #endif

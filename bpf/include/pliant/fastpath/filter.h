@@ -195,8 +195,8 @@ static __always_inline __u32 generation_of(const struct net *net, __u32 routes)
 }
 
 /* As long as the way would hold, all of the flow is left to the kernel, and this is why. */
-static __always_inline enum reason leave(struct way *way, enum reason reason, __u16 route_mtu, __u32 routes, __u32 ours,
-					 __u32 now)
+static __always_inline enum reason leave(struct way *way, enum reason reason, __u32 ifindex, __u16 route_mtu,
+					 __u32 routes, __u32 ours, __u32 now)
 {
 	if (ours == PAUSED_GENERATION)
 		return PAUSED;
@@ -206,23 +206,18 @@ static __always_inline enum reason leave(struct way *way, enum reason reason, __
 	way->routes = routes;
 	way->generation = ours;
 	way->born = now;
-	way->ifindex = own_ifindex;
+	way->ifindex = ifindex;
 	return reason == DROPPED ? REFUSED : reason;
 }
 
 /*
  * What becomes of a packet whose flow is left to the kernel. What its rules drop is dropped here, for the kernel does
  * nothing else with it: rules that count or log are not taken for such. It answers what is too big before it asks them,
- * and sees one packet each time that the flow is looked at anew; and connections live on by what they drop, too. The
- * counters of the IP version begin at `first`.
+ * and sees one packet each time that the flow is looked at anew; and connections live on by what they drop, too.
  */
-static __always_inline int count_left(const struct way *way, __u32 total, bool is_tracked, __u32 first, __u32 length)
+static __always_inline enum reason why_left(const struct way *way, __u32 total, bool is_tracked)
 {
-	if (way->left != DROPPED)
-		return count(first + way->left, length, XDP_PASS);
-	if (is_tracked || total > way->mtu)
-		return count(first + REFUSED, length, XDP_PASS);
-	return count(first + DROPPED, length, XDP_DROP);
+	return way->left == DROPPED && (is_tracked || total > way->mtu) ? REFUSED : way->left;
 }
 
 /* Whether what was decided of the flow is not for this packet of it, of whose segment there are so many bytes. */
@@ -370,7 +365,8 @@ static __always_inline bool set_name(__u32 *words, __u32 ifindex)
 	return true;
 }
 
-static __always_inline struct evaluation *begin_evaluation(__u32 way_out, const struct ports *ports, __u32 protocol)
+static __always_inline struct evaluation *begin_evaluation(__u32 ifindex, __u32 way_out, const struct ports *ports,
+							   __u32 protocol)
 {
 	__u32 mine = BPF_LOCAL;
 	struct evaluation *now = bpf_map_lookup_elem(&evaluations, &mine);
@@ -382,9 +378,9 @@ static __always_inline struct evaluation *begin_evaluation(__u32 way_out, const 
 	now->view[VIEW_PORT_TO] = ports->to;
 	now->view[VIEW_PROTOCOL] = bpf_htonl(protocol << 24);
 	now->view[VIEW_HAS_PORTS] = bpf_htonl((__u32)(protocol == IPPROTO_TCP || protocol == IPPROTO_UDP) << 24);
-	now->view[VIEW_IN] = own_ifindex;
+	now->view[VIEW_IN] = ifindex;
 	now->view[VIEW_OUT] = way_out;
-	if (!set_name(now->view + VIEW_IN_NAME, own_ifindex) || !set_name(now->view + VIEW_OUT_NAME, way_out))
+	if (!set_name(now->view + VIEW_IN_NAME, ifindex) || !set_name(now->view + VIEW_OUT_NAME, way_out))
 		return NULL;
 	return now;
 }

@@ -95,6 +95,12 @@ struct net_device {
 	int ifindex;
 	void *rx_handler_data;
 	__u64 features;
+	const unsigned char *dev_addr;
+};
+
+/* A type of eight bytes, to read such at an address. */
+struct timespec64 {
+	long long tv_sec;
 };
 
 struct xdp_rxq_info {

@@ -275,7 +275,7 @@ static __always_inline enum reason enter_node(struct __sk_buff *ctx, struct pod_
 	own = device_at(net, bridge_ifindex);
 	if (!own || !only_sends(own))
 		return NO_PORT;
-	reason = route(ctx, flow, own_ifindex, bridge_ifindex, is_strict(device, net));
+	reason = route(ctx, flow, ctx->ifindex, bridge_ifindex, is_strict(device, net));
 	if (reason != FORWARDED)
 		return reason;
 	bridge = private_of(own);
@@ -350,7 +350,7 @@ static __noinline int ask(struct __sk_buff *ctx, struct pod_flow *flow, __u32 to
 	flow->way.routes = routes;
 	flow->way.generation = ours;
 	flow->way.born = is_passing(reason) ? now - max_age : now;
-	flow->way.ifindex = own_ifindex;
+	flow->way.ifindex = ctx->ifindex;
 	return reason;
 }
 
@@ -378,10 +378,11 @@ static __always_inline bool rewrite(struct __sk_buff *ctx, const struct way *way
 	return !bpf_skb_store_bytes(ctx, 0, &headers.eth, HEADERS_BYTES, 0);
 }
 
-static __always_inline int overlay(struct __sk_buff *ctx)
+/* What becomes of a packet, which has been made ready to leave where its flow is forwarded. */
+static __always_inline enum reason overlay(struct __sk_buff *ctx, struct pod_flow **found)
 {
 	const struct net *net = skb_device(ctx)->nd_net.net;
-	__u32 now = bpf_jiffies64(), length = ctx->len, slot, signals;
+	__u32 now = bpf_jiffies64(), slot, signals;
 	__u32 routes = generation_of(net, net->ipv4.rt_genid.counter);
 	struct parsed packet = {};
 	struct pod_flow *flow;
@@ -389,20 +390,21 @@ static __always_inline int overlay(struct __sk_buff *ctx)
 	bool is_same;
 
 	if (reason != FORWARDED)
-		return count(reason, length, TC_ACT_UNSPEC);
+		return reason;
 	if (ctx->mark)
-		return count(NO_ROUTE, length, TC_ACT_UNSPEC);
+		return NO_ROUTE;
 	signals = slot_of_ends(&packet.key.ends);
 	slot = slot_of(&packet.key);
 	flow = bpf_map_lookup_elem(&pod_flows, &slot);
 	if (!flow)
-		return count(NO_ROUTE, length, TC_ACT_UNSPEC);
+		return NO_ROUTE;
 	if (packet.signals) {
 		signal(signals, packet.signals);
-		return count(SIGNALLING, length, TC_ACT_UNSPEC);
+		return SIGNALLING;
 	}
 	is_same = is_same_key(&flow->key, &packet.key);
-	if (!is_same || has_signalled(&flow->tracked, packet.key.protocol) || !holds(&flow->way, routes, now)) {
+	if (!is_same || has_signalled(&flow->tracked, packet.key.protocol) ||
+	    !holds(&flow->way, ctx->ifindex, routes, now)) {
 		flow->tracked.is_again = is_same && is_again(&flow->tracked, &packet.segment);
 		note_signals(&flow->tracked, signals);
 		flow->key = packet.key;
@@ -414,20 +416,26 @@ static __always_inline int overlay(struct __sk_buff *ctx)
 		reason = flow->left;
 	}
 	if (reason != FORWARDED)
-		return count(reason, length, TC_ACT_UNSPEC);
+		return reason;
 	if (packet.longest > flow->way.mtu)
-		return count(TOO_BIG, length, TC_ACT_UNSPEC);
+		return TOO_BIG;
 	if (flow->is_routed) {
 		if (packet.ttl <= 1)
-			return count(EXPIRING, length, TC_ACT_UNSPEC);
+			return EXPIRING;
 		if (!rewrite(ctx, &flow->way))
-			return count(MALFORMED, length, TC_ACT_UNSPEC);
+			return MALFORMED;
 	}
 	note_data(&flow->tracked, &packet.segment);
-	count(FORWARDED, length, 0);
+	*found = flow;
+	return FORWARDED;
+}
+
+/* Send a packet on; what the program returns. */
+static __always_inline int send(struct __sk_buff *ctx, const struct pod_flow *flow)
+{
 	if (!flow->to_pod) {
 		if (updates_priority)
-			ctx->priority = priority_of(packet.key.tos);
+			ctx->priority = priority_of(flow->key.tos);
 		return bpf_redirect(flow->way.port, 0);
 	}
 	if (ctx->pkt_type != PACKET_HOST) /* of the veth that it was sent by; Linux 6.15 sees to it */

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The interface a fast path is for, where packets may leave, and the count of what became of them.
+ * Where packets may leave, and the count of what became of those that came in by an interface.
+ *
+ * Nothing here or elsewhere is made for one interface alone: those that differ in nothing that is a constant run the
+ * same program, and what is an interface's own is found by its index or read in the kernel.
  */
 #ifndef PLIANT_FASTPATH_PORT_H
 #define PLIANT_FASTPATH_PORT_H
@@ -10,12 +13,9 @@
 #include <linux/bpf.h>
 
 #include <pliant/fastpath/packet.h>
+#include <pliant/fastpath/slot.h>
 
 #define PORTS_MAX 1024
-
-/* Constants of the interface, set when the program is loaded. */
-const volatile __u16 own_address[4] = {0}; /* three words of it; the fourth is padding */
-const volatile __u32 own_ifindex = 0;
 
 /* What became of a packet: all but the first are left to the kernel, as they came, and this is why. */
 enum reason {
@@ -62,11 +62,16 @@ struct count {
 	__u64 bytes;
 };
 
+struct counts {
+	struct count by_reason[2 * REASONS]; /* the second half is IPv6 */
+};
+
+/* By the slot of the interface that packets came in by. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 2 * REASONS); /* by reason; the second half is IPv6 */
+	__uint(max_entries, SLOTS);
 	__type(key, __u32);
-	__type(value, struct count);
+	__type(value, struct counts);
 } counts SEC(".maps");
 
 /* Where packets may leave, by small numbers; and the number of an interface. */
@@ -84,25 +89,23 @@ struct {
 	__type(value, __u32); /* its number */
 } port_numbers SEC(".maps");
 
-static __always_inline int count(__u32 reason, __u32 bytes, int verdict)
+static __always_inline void count(__u32 ifindex, __u32 reason, __u32 bytes)
 {
-	struct count *counted = bpf_map_lookup_elem(&counts, &reason);
+	__u32 slot = slot_of_interface(ifindex);
+	struct counts *own = bpf_map_lookup_elem(&counts, &slot);
 
-	if (counted) {
-		counted->packets++;
-		counted->bytes += bytes;
+	if (own && reason < 2 * REASONS) {
+		own->by_reason[reason].packets++;
+		own->by_reason[reason].bytes += bytes;
 	}
-	return verdict;
 }
 
-static __always_inline int count6(__u32 reason, __u32 bytes, int verdict)
+/* What an XDP program returns that has redirected what it forwards. */
+static __always_inline int xdp_verdict(enum reason reason)
 {
-	return count(REASONS + reason, bytes, verdict);
-}
-
-static __always_inline bool is_ours(const struct ethernet *eth)
-{
-	return !((eth->to[0] ^ own_address[0]) | (eth->to[1] ^ own_address[1]) | (eth->to[2] ^ own_address[2]));
+	if (reason == FORWARDED)
+		return XDP_REDIRECT;
+	return reason == DROPPED ? XDP_DROP : XDP_PASS;
 }
 
 #endif

@@ -135,7 +135,7 @@ static __noinline int look_back4(struct xdp_md *ctx, const struct packet4 *packe
 	}
 	if (bpf_fib_lookup(ctx, &back, sizeof(back), BPF_FIB_LOOKUP_SKIP_NEIGH))
 		return REVERSE_PATH;
-	return back.ifindex != own_ifindex && reverse_path(ctx) == 1 ? REVERSE_PATH : FORWARDED;
+	return back.ifindex != ctx->ingress_ifindex && reverse_path(ctx) == 1 ? REVERSE_PATH : FORWARDED;
 }
 
 /*
@@ -230,7 +230,7 @@ static __always_inline int filter4(struct xdp_md *ctx, struct way *way, const st
 
 	way->guards = 0;
 	if (filters_ipv4) {
-		now = begin_evaluation(way_out, &packet->ports, packet->protocol);
+		now = begin_evaluation(ctx->ingress_ifindex, way_out, &packet->ports, packet->protocol);
 		if (!now)
 			return CHANGING;
 		now->view[VIEW_FROM] = packet->from;
@@ -248,7 +248,7 @@ static __always_inline int filter4(struct xdp_md *ctx, struct way *way, const st
 /* Ask the kernel for the way of a flow, and keep the answer. */
 static __noinline int find_way4(struct xdp_md *ctx, struct flow4 *flow, __u32 routes, __u32 now)
 {
-	struct bpf_fib_lookup found = {.family = AF_INET, .ifindex = own_ifindex};
+	struct bpf_fib_lookup found = {.family = AF_INET, .ifindex = ctx->ingress_ifindex};
 	struct connection connection = {.may_show = true};
 	__u32 ours = own_generation();
 	struct packet4 packet;
@@ -276,7 +276,7 @@ static __noinline int find_way4(struct xdp_md *ctx, struct flow4 *flow, __u32 ro
 		}
 	}
 	result = bpf_fib_lookup(ctx, &found, sizeof(found), 0);
-	reason = keep(&flow->way, &found, result);
+	reason = keep(&flow->way, &found, result, ctx->ingress_ifindex);
 	if (reason == FORWARDED && connection.way_out && connection.way_out != found.ifindex)
 		return UNTRACKED;
 	if (reason == FORWARDED)
@@ -288,9 +288,9 @@ static __noinline int find_way4(struct xdp_md *ctx, struct flow4 *flow, __u32 ro
 		if (reason == CHANGING)
 			return reason;
 		if (reason != FORWARDED)
-			return leave(&flow->way, reason, route_mtu4, routes, ours, now);
+			return leave(&flow->way, reason, ctx->ingress_ifindex, route_mtu4, routes, ours, now);
 	}
-	return begin(&flow->way, route_mtu4, routes, ours, now, connection.may_show);
+	return begin(&flow->way, ctx->ingress_ifindex, route_mtu4, routes, ours, now, connection.may_show);
 }
 
 /* Whether conntrack, where it sees the packet, would take it for one that goes on with its connection. */
@@ -333,7 +333,7 @@ static __always_inline bool rewrite4(struct ipv4 *ip, void *end, const struct fl
 	return true;
 }
 
-static __always_inline int route4(struct xdp_md *ctx, struct ethernet *eth, void *end, __u32 length)
+static __always_inline enum reason route4(struct xdp_md *ctx, struct ethernet *eth, void *end, __u32 length)
 {
 	struct ipv4 *ip = (void *)(eth + 1);
 	struct ports *transport = (void *)(ip + 1);
@@ -341,52 +341,52 @@ static __always_inline int route4(struct xdp_md *ctx, struct ethernet *eth, void
 	struct packet4 wanted = {};
 	struct segment segment = {};
 	struct flow4 *flow;
-	struct net *net;
-	int reason, verdict;
+	const struct net *net;
+	int reason;
 
 	if ((void *)(ip + 1) > end)
-		return count(MALFORMED, length, XDP_PASS);
+		return MALFORMED;
 	if (ip->version_length != 0x45)
-		return count((ip->version_length & 0xf0) == 0x40 ? OPTIONS : MALFORMED, length, XDP_PASS);
+		return (ip->version_length & 0xf0) == 0x40 ? OPTIONS : MALFORMED;
 	total = bpf_ntohs(ip->total_length);
 	if (total < sizeof(*ip) || total + sizeof(*eth) > length || !is_checksum_right(ip))
-		return count(MALFORMED, length, XDP_PASS);
+		return MALFORMED;
 	if (ip->ttl <= 1)
-		return count(EXPIRING, length, XDP_PASS);
+		return EXPIRING;
 	if (is_martian4(ip->from) || is_martian4(ip->to))
-		return count(MARTIAN, length, XDP_PASS);
+		return MARTIAN;
 	if ((errors_decide4 || tracks4) && ip->protocol == IPPROTO_ICMP)
-		return count(QUOTING, length, XDP_PASS);
+		return QUOTING;
 	wanted.from = ip->from;
 	wanted.to = ip->to;
 	wanted.tos = ip->tos & ~3; /* but for the bits of ECN */
 	if (ports_decide4) {
 		if (ip->fragment & bpf_htons(IP_IS_PART))
-			return count(FRAGMENT, length, XDP_PASS);
+			return FRAGMENT;
 		wanted.protocol = ip->protocol;
 		if (ip->protocol == IPPROTO_TCP || ip->protocol == IPPROTO_UDP) {
 			if ((void *)(transport + 1) > end || total < sizeof(*ip) + sizeof(*transport))
-				return count(MALFORMED, length, XDP_PASS);
+				return MALFORMED;
 			wanted.ports = *transport;
 		} else if (tracks4 || ip->protocol != IPPROTO_ICMP) {
-			return count(FRAGMENT, length, XDP_PASS);
+			return FRAGMENT;
 		} else if (filters_ipv4) { /* by type and code */
 			if ((void *)transport + ICMP_BYTES > end || total < sizeof(*ip) + ICMP_BYTES)
-				return count(MALFORMED, length, XDP_PASS);
+				return MALFORMED;
 			wanted.ports.from = transport->from;
 		}
 	}
 	if (tracks4) {
 		reason = look_at4(ctx, ip, &wanted, end, &segment);
 		if (reason != FORWARDED)
-			return count(reason, length, XDP_PASS);
+			return reason;
 	}
 	flow = place4(&wanted, now);
 	if (!flow)
-		return count(NO_ROUTE, length, XDP_PASS);
+		return NO_ROUTE;
 	net = net_of(ctx);
 	routes = generation_of(net, net->ipv4.rt_genid.counter);
-	if (!is_same4(&flow->packet, &wanted) || !holds(&flow->way, routes, now) ||
+	if (!is_same4(&flow->packet, &wanted) || !holds(&flow->way, ctx->ingress_ifindex, routes, now) ||
 	    (tracks4 && has_signalled(&flow->tracked, wanted.protocol))) {
 		if (tracks4)
 			flow->tracked.is_again = is_same4(&flow->packet, &wanted) && is_again(&flow->tracked, &segment);
@@ -396,34 +396,34 @@ static __always_inline int route4(struct xdp_md *ctx, struct ethernet *eth, void
 		if (tracks4 && !flow->tracked.is_again)
 			flow->tracked.end = segment.end;
 		if (reason != FORWARDED)
-			return count(reason, length, XDP_PASS);
+			return reason;
 	}
 	if (is_guarded(&flow->way, wanted.protocol, transport, total - sizeof(*ip), end))
-		return count(SIGNALLING, length, XDP_PASS);
+		return SIGNALLING;
 	if (flow->way.left)
-		return count_left(&flow->way, total, tracks4, 0, length);
+		return why_left(&flow->way, total, tracks4);
 	if (total > flow->way.mtu)
-		return count(TOO_BIG, length, XDP_PASS);
-	verdict = bpf_redirect_map(&ports, flow->way.port, XDP_PASS); /* before anything is rewritten */
-	if (verdict != XDP_REDIRECT)
-		return count(NO_PORT, length, XDP_PASS);
+		return TOO_BIG;
+	/* before anything is rewritten */
+	if (bpf_redirect_map(&ports, flow->way.port, XDP_PASS) != XDP_REDIRECT)
+		return NO_PORT;
 	if (total + sizeof(*eth) < length) { /* padding, which does not travel on */
 		if (bpf_xdp_adjust_tail(ctx, (int)(total + sizeof(*eth) - length)))
-			return count(MALFORMED, length, XDP_PASS);
+			return MALFORMED;
 		eth = (void *)(long)ctx->data;
 		ip = (void *)(eth + 1);
 		end = (void *)(long)ctx->data_end;
 		if ((void *)(ip + 1) > end)
-			return XDP_ABORTED; /* for the verifier: what is left is at least total */
+			return MALFORMED; /* for the verifier: what is left is at least total */
 	}
 	if (tracks4) {
 		note_data(&flow->tracked, &segment);
 		if (flow->translation.applies && !rewrite4(ip, end, flow))
-			return XDP_ABORTED; /* as above */
+			return MALFORMED; /* as above */
 	}
 	decrease_ttl(ip);
 	readdress(eth, &flow->way);
-	return count(FORWARDED, length, verdict);
+	return FORWARDED;
 }
 
 #endif

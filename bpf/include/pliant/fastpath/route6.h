@@ -119,10 +119,8 @@ static __always_inline bool may_forward6(struct xdp_md *ctx)
  * The kernel's generation of IPv6 routes. fib6_sernum alone would not do: the kernel increases it when a route comes,
  * but when one goes it only counts that there is one less.
  */
-static __always_inline __u32 generation6(struct xdp_md *ctx)
+static __always_inline __u32 generation6(const struct net *net)
 {
-	struct net *net = net_of(ctx);
-
 	return generation_of(net, net->ipv6.fib6_sernum.counter + net->ipv6.rt6_stats->fib_rt_entries * 0x9e3779b1u);
 }
 
@@ -206,7 +204,7 @@ static __always_inline int filter6(struct xdp_md *ctx, struct way *way, const st
 
 	way->guards = 0;
 	if (filters_ipv6) {
-		now = begin_evaluation(way_out, &packet->ports, packet->protocol);
+		now = begin_evaluation(ctx->ingress_ifindex, way_out, &packet->ports, packet->protocol);
 		if (!now)
 			return CHANGING;
 		__builtin_memcpy(now->view + VIEW_FROM, packet->from, sizeof(packet->from));
@@ -223,7 +221,7 @@ static __always_inline int filter6(struct xdp_md *ctx, struct way *way, const st
 
 static __noinline int find_way6(struct xdp_md *ctx, struct flow6 *flow, __u32 routes, __u32 now)
 {
-	struct bpf_fib_lookup found = {.family = AF_INET6, .ifindex = own_ifindex};
+	struct bpf_fib_lookup found = {.family = AF_INET6, .ifindex = ctx->ingress_ifindex};
 	struct connection connection = {.may_show = true};
 	__u32 ours = own_generation();
 	struct packet6 packet;
@@ -249,7 +247,7 @@ static __noinline int find_way6(struct xdp_md *ctx, struct flow6 *flow, __u32 ro
 		found.dport = packet.ports.to;
 	}
 	result = bpf_fib_lookup(ctx, &found, sizeof(found), 0);
-	reason = keep(&flow->way, &found, result);
+	reason = keep(&flow->way, &found, result, ctx->ingress_ifindex);
 	if (reason == FORWARDED && connection.way_out && connection.way_out != found.ifindex)
 		return UNTRACKED;
 	if (reason != FORWARDED)
@@ -259,9 +257,9 @@ static __noinline int find_way6(struct xdp_md *ctx, struct flow6 *flow, __u32 ro
 		if (reason == CHANGING)
 			return reason;
 		if (reason != FORWARDED)
-			return leave(&flow->way, reason, route_mtu6, routes, ours, now);
+			return leave(&flow->way, reason, ctx->ingress_ifindex, route_mtu6, routes, ours, now);
 	}
-	return begin(&flow->way, route_mtu6, routes, ours, now, connection.may_show);
+	return begin(&flow->way, ctx->ingress_ifindex, route_mtu6, routes, ours, now, connection.may_show);
 }
 
 /* See look_at4(). */
@@ -304,7 +302,7 @@ static __always_inline bool rewrite6(struct ipv6 *ip, void *end, const struct fl
 	return true;
 }
 
-static __always_inline int route6(struct xdp_md *ctx, struct ethernet *eth, void *end, __u32 length)
+static __always_inline enum reason route6(struct xdp_md *ctx, struct ethernet *eth, void *end, __u32 length)
 {
 	struct ipv6 *ip = (void *)(eth + 1);
 	struct ports *transport = (void *)(ip + 1);
@@ -312,42 +310,42 @@ static __always_inline int route6(struct xdp_md *ctx, struct ethernet *eth, void
 	struct packet6 wanted = {};
 	struct segment segment = {};
 	struct flow6 *flow;
-	int reason, verdict;
+	int reason;
 
 	if ((void *)(ip + 1) > end || (bpf_ntohl(ip->version_class_label) >> 28) != 6)
-		return count6(MALFORMED, length, XDP_PASS);
+		return MALFORMED;
 	total = sizeof(*ip) + bpf_ntohs(ip->payload_length);
 	if (total + sizeof(*eth) > length)
-		return count6(MALFORMED, length, XDP_PASS);
+		return MALFORMED;
 	if (ip->next_header == IPPROTO_HOPOPTS)
-		return count6(OPTIONS, length, XDP_PASS);
+		return OPTIONS;
 	if (ip->hop_limit <= 1)
-		return count6(EXPIRING, length, XDP_PASS);
+		return EXPIRING;
 	if (is_martian6(ip->from) || is_martian6(ip->to))
-		return count6(MARTIAN, length, XDP_PASS);
+		return MARTIAN;
 	if ((errors_decide6 || tracks6) && ip->next_header == IPPROTO_ICMPV6)
-		return count6(QUOTING, length, XDP_PASS);
+		return QUOTING;
 	__builtin_memcpy(wanted.from, ip->from, sizeof(wanted.from));
 	__builtin_memcpy(wanted.to, ip->to, sizeof(wanted.to));
 	wanted.class_label = ip->version_class_label & bpf_htonl(0x0fcfffff); /* but for version and ECN */
 	wanted.protocol = ip->next_header;
 	if (ports_decide6) {
 		if (ip->next_header != IPPROTO_TCP && ip->next_header != IPPROTO_UDP)
-			return count6(FRAGMENT, length, XDP_PASS);
+			return FRAGMENT;
 		if ((void *)(transport + 1) > end || total < sizeof(*ip) + sizeof(*transport))
-			return count6(MALFORMED, length, XDP_PASS);
+			return MALFORMED;
 		wanted.ports = *transport;
 	}
 	if (tracks6) {
 		reason = look_at6(ctx, ip, &wanted, end, &segment);
 		if (reason != FORWARDED)
-			return count6(reason, length, XDP_PASS);
+			return reason;
 	}
 	flow = place6(&wanted, now);
 	if (!flow)
-		return count6(NO_ROUTE, length, XDP_PASS);
-	routes = generation6(ctx);
-	if (!is_same6(&flow->packet, &wanted) || !holds(&flow->way, routes, now) ||
+		return NO_ROUTE;
+	routes = generation6(net_of(ctx));
+	if (!is_same6(&flow->packet, &wanted) || !holds(&flow->way, ctx->ingress_ifindex, routes, now) ||
 	    (tracks6 && has_signalled(&flow->tracked, wanted.protocol))) {
 		if (tracks6)
 			flow->tracked.is_again = is_same6(&flow->packet, &wanted) && is_again(&flow->tracked, &segment);
@@ -357,34 +355,33 @@ static __always_inline int route6(struct xdp_md *ctx, struct ethernet *eth, void
 		if (tracks6 && !flow->tracked.is_again)
 			flow->tracked.end = segment.end;
 		if (reason != FORWARDED)
-			return count6(reason, length, XDP_PASS);
+			return reason;
 	}
 	if (is_guarded(&flow->way, wanted.protocol, transport, total - sizeof(*ip), end))
-		return count6(SIGNALLING, length, XDP_PASS);
+		return SIGNALLING;
 	if (flow->way.left)
-		return count_left(&flow->way, total, tracks6, REASONS, length);
+		return why_left(&flow->way, total, tracks6);
 	if (total > flow->way.mtu)
-		return count6(TOO_BIG, length, XDP_PASS);
-	verdict = bpf_redirect_map(&ports, flow->way.port, XDP_PASS);
-	if (verdict != XDP_REDIRECT)
-		return count6(NO_PORT, length, XDP_PASS);
+		return TOO_BIG;
+	if (bpf_redirect_map(&ports, flow->way.port, XDP_PASS) != XDP_REDIRECT)
+		return NO_PORT;
 	if (total + sizeof(*eth) < length) {
 		if (bpf_xdp_adjust_tail(ctx, (int)(total + sizeof(*eth) - length)))
-			return count6(MALFORMED, length, XDP_PASS);
+			return MALFORMED;
 		eth = (void *)(long)ctx->data;
 		ip = (void *)(eth + 1);
 		end = (void *)(long)ctx->data_end;
 		if ((void *)(ip + 1) > end)
-			return XDP_ABORTED;
+			return MALFORMED;
 	}
 	if (tracks6) {
 		note_data(&flow->tracked, &segment);
 		if (flow->translation.applies && !rewrite6(ip, end, flow))
-			return XDP_ABORTED;
+			return MALFORMED;
 	}
 	ip->hop_limit--;
 	readdress(eth, &flow->way);
-	return count6(FORWARDED, length, verdict);
+	return FORWARDED;
 }
 
 #endif

@@ -12,7 +12,7 @@
 
 #include <bpf/bpf_helpers.h>
 
-#define SLOTS 64
+#include <pliant/fastpath/slot.h>
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
@@ -31,7 +31,7 @@ struct {
 /* Returns where there is no program. */
 static __always_inline void go_on(void *ctx, __u32 ifindex)
 {
-	switch (ifindex % SLOTS) {
+	switch (slot_of_interface(ifindex)) {
 		GO_ON_16(0)
 		GO_ON_16(16)
 		GO_ON_16(32)

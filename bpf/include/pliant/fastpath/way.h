@@ -71,6 +71,17 @@ static __always_inline struct net_device *device_of(struct xdp_md *ctx)
 	return buff->rxq->dev;
 }
 
+/* Whether a frame is for a device's own station. The address is a pointer to bytes, which is read by way of a type. */
+static __always_inline bool is_for(const struct net_device *device, const struct ethernet *eth)
+{
+	const struct timespec64 *address =
+	    bpf_rdonly_cast(device->dev_addr, bpf_core_type_id_kernel(struct timespec64));
+
+	__u64 own = address->tv_sec;
+
+	return !((eth->to[0] ^ (__u16)own) | (eth->to[1] ^ (__u16)(own >> 16)) | (eth->to[2] ^ (__u16)(own >> 32)));
+}
+
 static __always_inline struct net *net_of(struct xdp_md *ctx)
 {
 	return device_of(ctx)->nd_net.net;
@@ -83,9 +94,9 @@ static __always_inline __u32 own_generation(void)
 	return found ? *found : 0;
 }
 
-static __always_inline bool holds(const struct way *way, __u32 routes, __u32 now)
+static __always_inline bool holds(const struct way *way, __u32 ifindex, __u32 routes, __u32 now)
 {
-	return way->ifindex == own_ifindex && way->routes == routes && way->generation == own_generation() &&
+	return way->ifindex == ifindex && way->routes == routes && way->generation == own_generation() &&
 	       now - way->born <= max_age;
 }
 
@@ -105,13 +116,13 @@ static __always_inline bool is_confirming(const struct way *way, __u32 now)
 }
 
 /* Keep what a lookup has answered, if packets can go that way. */
-static __always_inline enum reason keep(struct way *way, const struct bpf_fib_lookup *found, long result)
+static __always_inline enum reason keep(struct way *way, const struct bpf_fib_lookup *found, long result, __u32 ifindex)
 {
 	__u32 *port;
 
 	if (result)
 		return result == BPF_FIB_LKUP_RET_NO_NEIGH ? NO_NEIGHBOUR : NO_ROUTE;
-	if (found->ifindex == own_ifindex)
+	if (found->ifindex == ifindex)
 		return SAME_WAY_BACK;
 	port = bpf_map_lookup_elem(&port_numbers, &found->ifindex);
 	if (!port)
@@ -131,8 +142,8 @@ static __always_inline enum reason keep(struct way *way, const struct bpf_fib_lo
  * more than the metric of its route (ip_dst_mtu_maybe_forward()), while bpf_fib_lookup() tells of it only where it is
  * locked.
  */
-static __always_inline enum reason begin(struct way *way, __u16 route_mtu, __u32 routes, __u32 ours, __u32 now,
-					 bool may_show)
+static __always_inline enum reason begin(struct way *way, __u32 ifindex, __u16 route_mtu, __u32 routes, __u32 ours,
+					 __u32 now, bool may_show)
 {
 	if (ours == PAUSED_GENERATION)
 		return PAUSED;
@@ -142,7 +153,7 @@ static __always_inline enum reason begin(struct way *way, __u16 route_mtu, __u32
 	way->routes = routes;
 	way->generation = ours;
 	way->born = now;
-	way->ifindex = own_ifindex;
+	way->ifindex = ifindex;
 	return may_show && is_confirming(way, now) ? CONFIRMING : FORWARDED;
 }
 

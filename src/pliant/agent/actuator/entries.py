@@ -18,25 +18,37 @@ from pliant.observe.fastpath import FastpathPins, Port, slot_of
 
 
 class Entries:
-    """One program for all interfaces, and another for those whose slots in its table are taken.
+    """One program for all interfaces, and another for those whose slots in its table are taken: places.
 
     One that is attached somewhere already is attached to another interface at once; for a new one the kernel waits for
-    a grace period of RCU.
+    a grace period of RCU. The interfaces of a place share what counts, too, each with its slot, and so the programs
+    that they go on to. An interface keeps its place as long as there is anything for it.
     """
 
     def __init__(self, pins: FastpathPins) -> None:
         self._pins = pins
 
+    def take(self, port: Port) -> Path | None:
+        """The place of an interface, which gets one if it has none; None where somebody has removed that."""
+        place, current = self.place_of(port), self._pins.current(port)
+        if place is None and not current.exists():
+            place = self._free_place(port)
+            for pin in place.glob("counts_*"):  # another may have had the slot
+                with Map.pinned(pin) as counts:
+                    counts.put(slot_of(counts, port), bytes(counts.value_size))
+            with Map.pinned(place / "programs") as table:
+                table.pin(current)
+        return place
+
     @contextlib.contextmanager
     def of(self, port: Port) -> Iterator[tuple[Program, Map]]:
-        """What to attach to an interface, and the table whose slot is its own from now on."""
-        place, current = self._place_of(port), self._pins.current(port)
+        """What to attach to an interface, and the table whose slot is its own."""
+        place = self.take(port)
         if place is None:
-            current.unlink(missing_ok=True)  # of nothing that could be attached
-            place = self._free_place(port)
+            self._pins.current(port).unlink()  # of nothing that could be attached
+            place = self.take(port)
+            assert place is not None
         with Map.pinned(place / "programs") as table, Program.pinned(place / "program") as program:
-            if not current.exists():
-                table.pin(current)
             yield program, table
 
     def clear(self, port: Port) -> None:
@@ -46,7 +58,7 @@ class Entries:
         """
         if not self._pins.current(port).exists():
             return
-        place = self._place_of(port)
+        place = self.place_of(port)
         with Map.pinned(self._pins.current(port)) as table:
             if place is None:  # somebody has removed it
                 table.delete(slot_of(table, port))
@@ -54,15 +66,10 @@ class Entries:
             with Program.pinned(place / "nothing") as nothing:
                 table.put(slot_of(table, port), nothing.fileno().to_bytes(4, sys.byteorder))
 
-    def leave(self, port: Port) -> None:
-        """Give the slot of an interface back."""
-        self.clear(port)
-        self._pins.current(port).unlink(missing_ok=True)
-
-    def _place_of(self, port: Port) -> Path | None:
+    def place_of(self, port: Port) -> Path | None:
         """Where that is pinned by whose table an interface goes on; None where it has none, or that is gone."""
-        own = _number(self._pins.current(port))
-        places = (at for at in self._pins.entries.glob("*/") if own and _number(at / "programs") == own)
+        own = map_number(self._pins.current(port))
+        places = (at for at in self._pins.entries.glob("*/") if own and map_number(at / "programs") == own)
         return next(places, None)
 
     def _free_place(self, port: Port) -> Path:
@@ -76,7 +83,7 @@ class Entries:
             self._make(place, name)
         with Map.pinned(place / "programs") as table:
             rivals = (p for p in self._pins.ports() if slot_of(table, p) == slot_of(table, port))
-            return not any(_number(self._pins.current(rival)) == table.id for rival in rivals)
+            return not any(map_number(self._pins.current(rival)) == table.id for rival in rivals)
 
     def _make(self, place: Path, name: str) -> None:
         """The table is pinned last: where it is there everything is."""
@@ -88,7 +95,7 @@ class Entries:
             loaded.maps["programs"].pin(place / "programs")
 
 
-def _number(pin: Path) -> int:
+def map_number(pin: Path) -> int:
     """The id of a pinned table; 0 where none is."""
     if not pin.exists():
         return 0

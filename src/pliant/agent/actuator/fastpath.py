@@ -7,12 +7,13 @@ import contextlib
 import os
 import struct
 from functools import cached_property
+from pathlib import Path
 
-from pliant.agent.actuator.entries import Entries
+from pliant.agent.actuator.entries import Entries, map_number
 from pliant.agent.actuator.filter_tables import FilterTables
 from pliant.agent.actuator.flow_generation import fresh_generation, set_generation
 from pliant.agent.actuator.ground import Ground, Steps, Taken
-from pliant.fastpath.objects import shipped_object, tables_layout, tables_of
+from pliant.fastpath.objects import OWN_TABLE, shipped_object, tables_layout, tables_of
 from pliant.fastpath.target import Acceleration
 from pliant.kernel.errors import KernelError
 from pliant.kernel.links import Link, XdpMode, attach_tcx_link, attach_xdp
@@ -89,26 +90,33 @@ class Fastpaths:
             return
         PinDirectory(self._pins.tables).make()
         PinDirectory(self._pins.port(wanted.port)).make()
-        with contextlib.ExitStack() as held:
-            known = {
-                name: held.enter_context(Map.pinned(self._pins.table(name)))
-                for name in tables_of(wanted.object)
-                if self._pins.table(name).exists()
-            }
-            counts = self._pins.counts(wanted.port)
-            if counts.exists():
-                known["counts"] = held.enter_context(Map.pinned(counts))
-            self._load(wanted, known)
+        place, own = self._entries.take(wanted.port), self._pins.counts(wanted.port)
+        shared = place / own.name if place else own
+        with self._twin(wanted, place) or self._loaded(wanted, shared) as program:
+            if map_number(own) != map_number(shared):
+                own.unlink(missing_ok=True)
+                with Map.pinned(shared) as counts:
+                    counts.pin(own)
+            program.pin(self._pins.program(wanted.port, wanted.build))
 
-    def _load(self, wanted: Acceleration, known: dict[str, Map]) -> None:
-        path = shipped_object(wanted.object)
-        with load_again(path, feature=wanted.object, rodata=wanted.constants, reuse=known) as loaded:
-            pins = {name: self._pins.table(name) for name in tables_of(wanted.object)}
-            pins["counts"] = self._pins.counts(wanted.port)
-            for name, pin in pins.items():
-                if name in loaded.maps and name not in known:
-                    loaded.maps[name].pin(pin)
-            loaded.programs[wanted.object].pin(self._pins.program(wanted.port, wanted.build))
+    def _twin(self, wanted: Acceleration, place: Path | None) -> Program | None:
+        """The program of another interface in the same place that does the same, if there is one."""
+        for port in self._pins.ports() if place else ():
+            if self._pins.program(port, wanted.build).exists() and self._entries.place_of(port) == place:
+                return self._program(port, wanted.build)
+        return None
+
+    def _loaded(self, wanted: Acceleration, counts: Path) -> Program:
+        pins = {name: self._pins.table(name) for name in tables_of(wanted.object)} | {OWN_TABLE: counts}
+        with contextlib.ExitStack() as held:
+            known = {name: held.enter_context(Map.pinned(pin)) for name, pin in pins.items() if pin.exists()}
+            path = shipped_object(wanted.object)
+            loaded = held.enter_context(
+                load_again(path, feature=wanted.object, rodata=wanted.constants, reuse=known)
+            )
+            for name in loaded.maps.keys() & (pins.keys() - known.keys()):
+                loaded.maps[name].pin(pins[name])
+            return Program(os.dup(loaded.programs[wanted.object].fileno()))
 
     def _is_loaded(self, step: LoadFastpath) -> None:
         wanted = step.acceleration
@@ -151,7 +159,7 @@ class Fastpaths:
                 pin.unlink()
                 with contextlib.suppress(KernelError):  # its interface is gone, and with it what was attached
                     link.detach()
-        self._entries.leave(step.port)
+        self._entries.clear(step.port)
         self._clean(step.port)
 
     def _is_detached(self, step: DetachFastpath) -> None:
@@ -176,7 +184,7 @@ class Fastpaths:
         if not self._pins.ports():
             PinDirectory(self._pins.directory).remove_tree()
         elif not any(self._pins.counts(other).exists() for other in self._pins.ports()):
-            PinDirectory(self._pins.tables).remove_tree()
+            self._remove_tables(self._pins.layout)
         self._ground.remove_if_empty()
 
     def _counts_here(self, port: Port, build: str) -> bool:
@@ -231,7 +239,12 @@ class Fastpaths:
             raise KernelError("the fast path is still paused")
 
     def _retire(self, step: RetireTables) -> None:
-        PinDirectory(self._pins.directory / step.layout).remove_tree()
+        self._remove_tables(step.layout)
+
+    def _remove_tables(self, layout: str) -> None:
+        PinDirectory(self._pins.directory / layout).remove_tree()
+        for pin in self._pins.entry_counts(layout):
+            pin.unlink()
 
     def _is_retired(self, step: RetireTables) -> None:
         if (self._pins.directory / step.layout).exists():

@@ -23,6 +23,7 @@ _ROUTES = {"forwards_ipv4": 1, "forwards_ipv6": 1, "follows_ruleset": 1, "comes_
 _PORTS = {"ports_decide4": 1, "ports_decide6": 1}
 _FILTERS = {"filters_ipv4": 1, "filters_ipv6": 1}
 _TRACKS = {"tracks4": 1, "tracks6": 1}
+_PODS = {"follows_ruleset": 1, "tracks_bridged": 1, "tracks_routed": 1}
 _TRANSLATES = {"translates4": 1, "translates6": 1}
 
 
@@ -45,6 +46,8 @@ VARIANTS = MappingProxyType(
         "route_all": Program("route_xdp", _ROUTES | _PORTS | _FILTERS | _TRACKS | _TRANSLATES),
         "bridge": Program("bridge_xdp", {"comes_with_skb": 1}),
         "bridge_checks": Program("bridge_xdp", {"comes_with_skb": 1, "checks_ipv4": 1, "checks_ipv6": 1}),
+        "overlay": Program("overlay_tc", {"bridge_ifindex": 2, "tunnel_ifindex": 3, **_PODS}),
+        "overlay_tunnel": Program("overlay_tc", {"bridge_ifindex": 2, "from_tunnel": 1, **_PODS}),
     }
 )
 """The programs that are counted, by the name of their metric."""

@@ -20,17 +20,13 @@ struct setting {
 
 FEATURE_SETTINGS;
 
+/* Both names are filled up with zeros, and are compared as the two words that they are. */
 static __always_inline bool runs(struct sock *sk, const char name[TCP_CA_NAME_MAX])
 {
 	const struct tcp_congestion_ops *ops = ((struct inet_connection_sock *)sk)->icsk_ca_ops;
+	const __u64 *running = (const __u64 *)ops->name, *wanted = (const __u64 *)name;
 
-	for (int i = 0; i < TCP_CA_NAME_MAX; i++) {
-		if (ops->name[i] != name[i])
-			return false;
-		if (!name[i])
-			break;
-	}
-	return true;
+	return running[0] == wanted[0] && running[1] == wanted[1];
 }
 
 static __always_inline long set_option(void *socket, struct sock *sk, const struct setting *setting)

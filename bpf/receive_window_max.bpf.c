@@ -27,9 +27,9 @@ struct setting {
 
 FEATURE_SETTINGS;
 
-static __always_inline bool has_smaller_buffer(struct bpf_sock *sk, __u32 bytes)
+static __always_inline bool has_smaller_buffer(struct bpf_sock_ops *ctx, struct bpf_sock *sk, __u32 bytes)
 {
-	struct sock *sock = (struct sock *)bpf_skc_to_tcp_sock(sk);
+	struct sock *sock = (struct sock *)tcp_of(ctx, sk);
 
 	return sock && BPF_CORE_READ_BITFIELD(sock, sk_userlocks) & SOCK_RCVBUF_LOCK && sock->sk_rcvbuf <= (int)bytes;
 }
@@ -41,7 +41,7 @@ static __always_inline void apply(struct bpf_sock_ops *ctx, const struct setting
 
 	if (!setting || !is_judged(moment))
 		return;
-	if (sk && has_smaller_buffer(sk, setting->bytes)) {
+	if (sk && has_smaller_buffer(ctx, sk, setting->bytes)) {
 		count_outcome(FEATURE_UNCHANGED);
 		return;
 	}

@@ -79,12 +79,11 @@ struct {
 } policies SEC(".maps");
 
 /*
- * The options that some policy in force sets to a value that wants to be asked about a SYN, by callback; none where a
- * callback is not in it. Most policies have none, and the three callbacks of each SYN end here.
+ * The options that some policy in force sets to a value that wants to be asked about a SYN, by callback. Most policies
+ * have none, and the three callbacks of each SYN end here: an array, which is read without a call.
  */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, CALLBACKS);
 	__type(key, __u32); /* BPF_SOCK_OPS_*_CB */
 	__type(value, __u32);
@@ -378,6 +377,29 @@ __noinline int count_arms(const struct verdict *verdict, struct measured *watche
 }
 
 /*
+ * The same where a single policy matches, as it mostly is: there is nothing to weigh it against, so it is looked up
+ * once. Returns enum scope_outcome.
+ */
+static __always_inline int judge_alone(const struct connection *connection, struct verdict *verdict,
+				       struct measured *watched, __u32 number)
+{
+	struct policy *policy = bpf_map_lookup_elem(&policies, &number);
+	bool held_out;
+
+	if (!policy)
+		return SCOPE_HELD_OUT;
+	held_out = policy->holdout && is_held_out(policy, number, hash_connection(connection));
+	if (!held_out)
+		win_all(verdict, policy, number);
+	if (watched && policy->options) {
+		__sync_fetch_and_add(held_out ? &policy->held_out : &policy->treated, 1);
+		if (policy->flags & POLICY_MEASURED)
+			watch(watched, number, held_out);
+	}
+	return held_out ? SCOPE_HELD_OUT : SCOPE_MATCHED;
+}
+
+/*
  * Judge a connection of a service. Where ``watched`` is given it is a new one, which counts; returns enum
  * scope_outcome.
  */
@@ -385,13 +407,13 @@ __noinline int judge(const struct service *service, const struct connection *con
 		     struct measured *watched)
 {
 	struct rule_key key = {.prefix_bits = RULE_EXACT_BITS + 128};
-	struct rule *matched[SHAPES] = {};
-	bool is_matched = false, treated = false;
+	struct rule *matched[SHAPES] = {}, *last = 0;
+	bool treated = false;
+	int rules_matched = 0;
 	__u64 hash;
 
 	if (!service || !connection || !verdict)
 		return SCOPE_NO_SERVICE;
-	hash = hash_connection(connection);
 	key.class[0] = service->class;
 	key.class[1] = service->class >> 32;
 	key.role = connection->role;
@@ -406,11 +428,19 @@ __noinline int judge(const struct service *service, const struct connection *con
 		matched[shape] = bpf_map_lookup_elem(&rules, &key);
 		if (!matched[shape])
 			continue;
-		is_matched = true;
-		treated |= weigh_all(verdict, matched[shape], hash);
+		last = matched[shape];
+		rules_matched++;
 	}
-	if (!is_matched)
+	if (!last)
 		return SCOPE_NO_RULE;
+	if (rules_matched == 1 && !last->policy[1])
+		return judge_alone(connection, verdict, watched, last->policy[0]);
+
+	hash = hash_connection(connection);
+#pragma unroll
+	for (__u32 shape = 0; shape < SHAPES; shape++)
+		if (matched[shape])
+			treated |= weigh_all(verdict, matched[shape], hash);
 #pragma unroll
 	for (__u32 shape = 0; shape < SHAPES; shape++)
 		if (matched[shape] && watched)
@@ -464,7 +494,7 @@ static __always_inline void start_watching(struct bpf_sock_ops *ctx, struct bpf_
 
 static __always_inline void on_new(struct bpf_sock_ops *ctx, struct bpf_sock *sk, __u32 role, bool is_counted)
 {
-	struct sock *sock = (struct sock *)bpf_skc_to_tcp_sock(sk);
+	struct sock *sock = (struct sock *)tcp_of(ctx, sk);
 	bool is_connecting = ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB;
 	struct connection connection = {.role = role};
 	struct measured watched = {};
@@ -526,10 +556,6 @@ static __always_inline bool is_about_syn(__u32 op)
 	return op == BPF_SOCK_OPS_TIMEOUT_INIT || op == BPF_SOCK_OPS_RWND_INIT || op == BPF_SOCK_OPS_NEEDS_ECN;
 }
 
-/* Linux 6.2: what the kernel has behind its interface, and a pointer of a stated type to read through. */
-void *bpf_cast_to_kern_ctx(void *ctx) __ksym __weak;
-void *bpf_rdonly_cast(const void *pointer, __u32 btf_id) __ksym __weak;
-
 /* The service of the listener that a SYN has come in to. */
 static __always_inline struct service *service_of_request(struct bpf_sock_ops *ctx, struct verdict *verdict)
 {
@@ -551,22 +577,19 @@ static __always_inline struct service *service_of_request(struct bpf_sock_ops *c
 }
 
 /* A SYN has come in: there is no socket yet, and the service is that of the listener. */
-static __always_inline void on_request(struct bpf_sock_ops *ctx)
+static __always_inline void on_request(struct bpf_sock_ops *ctx, __u32 wanted)
 {
 	struct connection connection = {.role = ROLE_SERVER};
-	__u32 op = ctx->op, *wanted = bpf_map_lookup_elem(&asked, &op);
 	struct verdict verdict = {};
 	struct service *service;
 
-	if (!wanted)
-		return;
 	service = service_of_request(ctx, &verdict);
-	if (!service || !(service->options & *wanted))
+	if (!service || !(service->options & wanted))
 		return;
 	read_ends(ctx, &connection);
 	judge(service, &connection, &verdict, 0);
 	pass_on(OF_A_REQUEST, &verdict);
-	run_features(ctx, verdict.won & *wanted, 0);
+	run_features(ctx, verdict.won & wanted, 0);
 }
 
 /* A callback that some feature has asked for, of a connection that was judged before. */
@@ -590,7 +613,11 @@ SEC("sockops") int scope(struct bpf_sock_ops *ctx)
 	if (op == BPF_SOCK_OPS_TCP_LISTEN_CB || op == BPF_SOCK_OPS_BASE_RTT)
 		return 1;
 	if (is_about_syn(op) && !ctx->is_fullsock) {
-		on_request(ctx);
+		__u32 *wanted = bpf_map_lookup_elem(&asked, &op);
+
+		barrier(); /* nothing of what follows is done for the many that end here */
+		if (wanted && *wanted)
+			on_request(ctx, *wanted);
 		return 1;
 	}
 	sk = ctx->sk;

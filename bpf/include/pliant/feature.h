@@ -230,16 +230,18 @@ static __always_inline enum moment moment_of(struct bpf_sock_ops *ctx, const str
 	}                                                                                                 \
                                                                                                           \
 	static __always_inline void apply(struct bpf_sock_ops *ctx, const struct setting *setting,        \
-					  const struct verdict *verdict)                                  \
+					  const struct verdict *verdict, enum moment moment)              \
 	{                                                                                                 \
 		struct bpf_sock *owner = ctx->sk;                                                         \
 		struct sock *sk;                                                                          \
                                                                                                           \
-		if (setting && moment_of(ctx, verdict) == SYN)                                            \
-			ANSWER_SYN(ctx, setting);                                                         \
-		if (!setting || !owner || !is_judged(moment_of(ctx, verdict)))                            \
+		if (!setting)                                                                             \
 			return;                                                                           \
-		sk = (struct sock *)bpf_skc_to_tcp_sock(owner);                                           \
+		if (moment == SYN)                                                                        \
+			ANSWER_SYN(ctx, setting);                                                         \
+		if (!owner || !is_judged(moment))                                                         \
+			return;                                                                           \
+		sk = (struct sock *)tcp_of(ctx, owner);                                                   \
 		if (!sk)                                                                                  \
 			return;                                                                           \
 		if (verdict->live >> option_slot & 1)                                                     \
@@ -251,10 +253,12 @@ static __always_inline enum moment moment_of(struct bpf_sock_ops *ctx, const str
 	SEC("sockops") int name(struct bpf_sock_ops *ctx)                                                 \
 	{                                                                                                 \
 		struct verdict *verdict = verdict_of(ctx);                                                \
+		struct setting *setting;                                                                  \
                                                                                                           \
 		if (!verdict || option_slot >= MAX_OPTIONS)                                               \
 			return 1;                                                                         \
-		apply(ctx, bpf_map_lookup_elem(&settings, &verdict->policy[option_slot]), verdict);       \
+		setting = bpf_map_lookup_elem(&settings, &verdict->policy[option_slot]);                  \
+		apply(ctx, setting, verdict, moment_of(ctx, verdict));                                    \
 		run_features(ctx, verdict->won &called_options(ctx->op), option_slot + 1);                \
 		return 1;                                                                                 \
 	}                                                                                                 \

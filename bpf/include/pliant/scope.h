@@ -19,7 +19,10 @@
 
 #include <linux/bpf.h>
 #include <linux/types.h>
+#include <bpf/bpf_core_read.h>
 #include <bpf/bpf_helpers.h>
+
+#include <pliant/kernel.h>
 
 #define MAX_OPTIONS	  32 /* tuning options that can be told apart; a slot is given out at load time */
 #define MAX_RULE_POLICIES 8  /* policies in one rule; more is refused when policies are compiled */
@@ -142,17 +145,34 @@ static __always_inline __u32 called_options(__u32 op)
 	return op < CALLBACKS ? callback_options[op] : 0;
 }
 
-/* Run the features of some options, from slot ``first`` on. Each calls the next: the first one does not return. */
+/*
+ * Run the features of some options, from slot ``first`` on. Each calls the next: the first one does not return. The
+ * slots are tried one after another, for BPF has no instruction that finds a bit, and a table would be one more line of
+ * the cache in every program.
+ */
 static __always_inline void run_features(struct bpf_sock_ops *ctx, __u32 options, __u32 first)
 {
-	__u32 left = first < MAX_OPTIONS ? options >> first << first : 0;
+	for (__u32 slot = first; slot < MAX_OPTIONS && options >> slot; slot++)
+		if (options >> slot & 1)
+			bpf_tail_call(ctx, &features, slot); /* returns only where there is no such program */
+}
 
-	for (int i = 0; i < MAX_OPTIONS && left; i++) {
-		__u32 slot = __builtin_ctz(left);
+/* Linux 6.2: what the kernel has behind its interface, and a pointer of a stated type to read through. */
+void *bpf_cast_to_kern_ctx(void *ctx) __ksym __weak;
+void *bpf_rdonly_cast(const void *pointer, __u32 btf_id) __ksym __weak;
 
-		left &= left - 1;
-		bpf_tail_call(ctx, &features, slot); /* returns only where there is no such program */
-	}
+/*
+ * A callback's socket, to read in; ``sk`` is ctx->sk, and not NULL. Both functions of Linux 6.2 are types to the
+ * verifier and nothing to the processor, where the helper is a call, which costs more than most of what is read.
+ */
+static __always_inline struct tcp_sock *tcp_of(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
+{
+	struct bpf_sock_ops_kern *inside;
+
+	if (!bpf_cast_to_kern_ctx || !bpf_rdonly_cast)
+		return (struct tcp_sock *)bpf_skc_to_tcp_sock(sk);
+	inside = bpf_cast_to_kern_ctx(ctx);
+	return bpf_rdonly_cast(inside->sk, bpf_core_type_id_kernel(struct tcp_sock));
 }
 
 #endif

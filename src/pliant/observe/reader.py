@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pliant.kernel.errors import KernelError
 from pliant.kernel.links import Link
-from pliant.kernel.maps import Map
+from pliant.kernel.maps import Map, MapType
 from pliant.kernel.programs import Program
 from pliant.observe.controls import ControlPins, read_controls
 from pliant.observe.pin_tree import Hook, PinTree
@@ -113,8 +113,13 @@ def tables_of(name: str) -> Iterable[Table]:
 
 
 def read_table(pins: PinTree, table: Table) -> dict[bytes, bytes]:
-    """A table's entries; counters that the kernel side keeps beside them are read as zero."""
+    """A table's entries; counters that the kernel side keeps beside them are read as zero.
+
+    Those of an array are always there: what is all zeros is none.
+    """
     with Map.pinned(pins.map(table)) as held:
+        if held.type is MapType.ARRAY:
+            return {key: value for key, value in held.items() if any(value)}
         if table.map == "effects":
             return dict.fromkeys(held.keys(), bytes(held.value_size))
         if table.map != "policies":

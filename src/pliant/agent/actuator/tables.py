@@ -36,7 +36,10 @@ class TableWriter:
             self._told = False
         with Map.pinned(self._ground.pins.map(step.table)) as held:
             held.put_many(step.puts.items())
-            held.delete_many(step.deletes)
+            if held.type is MapType.ARRAY:  # whose entries stay: all zeros is none
+                held.put_many((key, bytes(held.value_size)) for key in step.deletes)
+            else:
+                held.delete_many(step.deletes)
 
     def _write_done(self, step: WriteTable) -> None:
         if len(step.puts) + len(step.deletes) >= READ_WHOLE_TABLE_FROM:
@@ -57,7 +60,10 @@ class TableWriter:
 
 def _is_left(held: Map, key: bytes) -> bool:
     """Whether a key that was deleted is still there. A trie finds a wider prefix in its place: try to delete it."""
-    return held.delete(key) if held.type is MapType.LPM_TRIE else held.get(key) is not None
+    if held.type is MapType.LPM_TRIE:
+        return held.delete(key)
+    found = held.get(key)
+    return any(found or b"") if held.type is MapType.ARRAY else found is not None
 
 
 def _holds(held: Map, step: WriteTable, key: bytes, value: bytes) -> bool:

@@ -66,20 +66,20 @@ class Way:
         self.router.run(["nft", "-f", "-"], given=text)
         return read_rules(self.router.netns_path)
 
-    def follow(self) -> None:
+    def follow(self, mode: Mode = Mode.NATIVE) -> None:
         """Have the fast path be what the router's configuration makes of it."""
         facts = read_facts(self.router.netns_path)
         found = topology(facts, own=own_programs(self.fastpath.pins))
-        target = synthesize(found, {port.index: Mode.NATIVE for port in found.ports})
+        target = synthesize(found, {port.index: mode for port in found.ports})
         self.fastpath.take(
             (*accelerations(self.fastpath.found(), target), *superseded(self.fastpath.found(), target))
         )
         found_now = self.fastpath.found()
         assert [*accelerations(found_now, target), *superseded(found_now, target)] == []
 
-    def counts(self) -> dict[str, int]:
+    def counts(self, mode: Mode = Mode.NATIVE) -> dict[str, int]:
         """What became of packets that came in by the inner interface, by reason."""
-        counted = read_counts(self.fastpath.pins, self.fastpath.port(self.around.inside))
+        counted = read_counts(self.fastpath.pins, self.fastpath.port(self.around.inside, mode))
         names = counted_reasons()
         return {names.get(number, "forwarded"): one.packets for number, one in enumerate(counted)}
 

@@ -13,6 +13,7 @@ import pytest
 
 from pliant.cli.explain_packets import explain_fields, read_fields
 from pliant.fastpath.capture import Capture
+from pliant.fastpath.counters import ACCELERATED
 from pliant.fastpath.packet_explanation import Judge
 from pliant.fastpath.topology import topology
 from pliant.fastpath.trial import Trial
@@ -405,5 +406,5 @@ def test_explaining_and_capturing_say_what_is_done(pods: Cluster, eventually: Ev
             assert (told.path, told.reason) == ("kernel", "signalling")
         with Capture(pins, [name]) as capture:
             connection.exchange()
-            seen = next(one for batch in capture.packets(10) for one in batch if one.is_accelerated)
+            seen = next(one for batch in capture.packets(10) for one in batch if one.verdict == ACCELERATED)
             assert seen.packet.interface == name

@@ -11,13 +11,15 @@
 #define CAPTURE_MAX 4096 /* bytes of a packet; what XDP has in one piece is less */
 #define FILTER_MAX  512	 /* instructions */
 
-/* A packet as it leaves, followed by its first bytes. */
+/* A packet as it leaves, or is dropped, followed by its first bytes. */
 struct captured {
 	__u64 time; /* ns, of the monotonic clock */
 	__u32 in;   /* indexes of interfaces */
-	__u32 out;
+	__u32 out;  /* 0: it is dropped */
 	__u32 length;
-	__u32 kept; /* bytes that follow */
+	__u32 kept;    /* bytes that follow */
+	__u32 verdict; /* enum xdp_action */
+	__u32 unused;
 };
 
 /* struct sock_filter, and the opcodes that libpcap makes (linux/filter.h, linux/bpf_common.h). */

@@ -4,20 +4,22 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from pliant.cli.context import open_places
+from pliant.cli.context import open_places, output_option
 from pliant.cli.fastpath_switch import complete_interface
 from pliant.errors import PliantError
 
 if TYPE_CHECKING:
     from pliant.fastpath.capture import Capture, Captured
-    from pliant.fastpath.capture_file import Writer
+
+    Put = Callable[[Captured], None]
 
 _STDOUT = "-"
 
@@ -53,6 +55,7 @@ _STDOUT = "-"
 @click.option(
     "--seconds", type=click.FloatRange(min=0), metavar="S", help="End after so long.  [default: at Ctrl-C]"
 )
+@output_option("table", "json")
 @click.pass_context
 def capture(
     ctx: click.Context,
@@ -62,49 +65,60 @@ def capture(
     count: int | None,
     snapshot: int,
     seconds: float | None,
+    output: str,
 ) -> None:
-    """Show the packets that come in by interfaces with a fast path, accelerated ones included.
+    """Show the packets that come in by interfaces with a fast path, accelerated and dropped ones included.
 
     FILTER is what tcpdump takes (man 7 pcap-filter): 'tcp port 443 and host 10.1.0.2'. Accelerated packets, which
-    tcpdump does not see, are shown as they leave, with the interface they leave by; those that are left to the kernel
-    as they came, with the reason. Fast paths are not changed, and cost nothing more when nobody captures.
+    tcpdump does not see, are shown as they leave, with the interface they leave by; those that are dropped, which it
+    does not see either, and those that are left to the kernel as they came, with the reason. Fast paths are not
+    changed, and cost nothing more when nobody captures. With -o json each packet is an object in a line of its own.
     """
     from pliant.fastpath.capture import Capture
     from pliant.fastpath.objects import tables_layout
     from pliant.kernel.libpcap import compile_filter
     from pliant.observe.fastpath import FastpathPins
 
+    if target is not None and output == "json":
+        raise PliantError("-w writes a capture, and nothing else", remedy="leave out -w, or -o json")
     program = compile_filter(" ".join(filter_words)) if filter_words else b""
     pins = FastpathPins(open_places(ctx).pins, tables_layout())
     with Capture(pins, devices, filter=program, snapshot=snapshot) as held, _opened(target) as file:
         _announce(held)
-        taken = _take(held, file, count, seconds)
+        put = _written(file) if file else _printed if output == "table" else _printed_as_data
+        taken = _take(held, put, file, count, seconds)
         _conclude(held, taken)
 
 
-def _take(held: Capture, file: BinaryIO | None, count: int | None, seconds: float | None) -> int:
+def _take(held: Capture, put: Put, file: BinaryIO | None, count: int | None, seconds: float | None) -> int:
     """Take packets until there are enough of them, the time is over, or somebody interrupts; how many there were."""
-    from pliant.fastpath.capture_file import Writer
-
-    taken, writer = 0, Writer(file) if file else None
+    taken = 0
     with contextlib.suppress(KeyboardInterrupt):
         for batch in held.packets(seconds):
             chosen = batch[: count - taken] if count else batch
             for packet in chosen:
-                _put(packet, writer)
-            if writer and (chosen or not taken):
-                writer.flush()
+                put(packet)
+            if file and (chosen or not taken):
+                file.flush()
             taken += len(chosen)
             if count and taken >= count:
                 break
     return taken
 
 
-def _put(packet: Captured, writer: Writer | None) -> None:
-    if writer is None:
-        click.echo(packet.line())
-    else:
-        writer.write(packet.packet, comment=packet.sentence, verdict=packet.verdict)
+def _printed(packet: Captured) -> None:
+    click.echo(packet.line())
+
+
+def _printed_as_data(packet: Captured) -> None:
+    click.echo(json.dumps(packet.data(), ensure_ascii=False))
+
+
+def _written(file: BinaryIO) -> Put:
+    from pliant.fastpath.capture_file import Writer
+
+    writer = Writer(file)
+    return lambda packet: writer.write(packet.packet, comment=packet.sentence, verdict=packet.action)
 
 
 @contextlib.contextmanager
@@ -126,9 +140,8 @@ def _opened(target: str | None) -> Iterator[BinaryIO | None]:
 
 def _announce(held: Capture) -> None:
     click.echo(f"capturing what comes in by {', '.join(held.interfaces)}; Ctrl-C ends it", err=True)
-    if held.unseen:
-        names = ", ".join(held.unseen)
-        click.echo(f"{names}: in generic mode; what is accelerated there cannot be seen", err=True)
+    for limit in held.limits:
+        click.echo(limit, err=True)
 
 
 def _conclude(held: Capture, taken: int) -> None:
@@ -136,5 +149,5 @@ def _conclude(held: Capture, taken: int) -> None:
     lost = f"; {tally.lost} lost, since they were not read in time" if tally.lost else ""
     click.echo(f"{taken} packets captured{lost}", err=True)
     if tally.dropped:
-        what = "packets were dropped in place, as nftables says: those no capture sees"
-        click.echo(f"{tally.dropped} {what}", err=True)
+        unseen = f", of which {tally.unseen} could not be seen" if tally.unseen else ""
+        click.echo(f"{tally.dropped} packets were dropped in place, as nftables says{unseen}", err=True)

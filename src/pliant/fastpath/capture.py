@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Capturing what comes in by interfaces that have a fast path: accelerated packets, and those left to the kernel.
+"""Capturing what comes in by interfaces that have a fast path, whatever becomes of it.
 
-What a fast path redirects no socket sees: a BPF program at a tracepoint of the kernel tells of it. All else comes by a
-packet socket, and a copy of the fast path's program is asked why it has left a packet to the kernel. Both end with the
-descriptors that are held here, however this process ends, and the fast path's own programs are not touched.
+What a fast path redirects or drops no socket sees: BPF programs tell of it, :mod:`pliant.fastpath.capture_programs`.
+All else comes by a packet socket, and a copy of the fast path's program is asked why it has left a packet to the
+kernel. Both end with the descriptors that are held here, however this process ends, and the fast path's own programs
+are not touched.
 """
 
 from __future__ import annotations
@@ -16,19 +17,23 @@ import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pliant.closing import Closable
 from pliant.errors import PliantError
 from pliant.fastpath.capture_file import Stored
-from pliant.fastpath.counters import DROPPED, read_counters
+from pliant.fastpath.capture_programs import (
+    INSTRUCTION_BYTES,
+    INSTRUCTIONS_MAX,
+    CapturePrograms,
+    Record,
+    Running,
+)
+from pliant.fastpath.counters import ACCELERATED, DROPPED, LEFT, read_counters
 from pliant.fastpath.frame import line_of, read_frame
+from pliant.fastpath.packet_explanation import code_of, sentence_of
 from pliant.fastpath.trial import Trial
 from pliant.kernel.errors import KernelError, kernel_error
-from pliant.kernel.links import attach_tracepoint
-from pliant.kernel.objects import load
 from pliant.kernel.programs import Program
 from pliant.kernel.ring_buffer import RingBuffer
 from pliant.observe.fastpath import (
@@ -42,13 +47,8 @@ from pliant.observe.fastpath import (
 
 SNAPSHOT_MAX = 4096
 """The most bytes of a packet that are kept: more than XDP has in one piece."""
-INSTRUCTIONS_MAX = 512
-_INSTRUCTION_BYTES = 8
-_HEAD = struct.Struct("=QIIII")  # struct captured in pliant/capture.h
-_TALLY = struct.Struct("=QQQ")
-_RUNNING = struct.Struct("=II")
 _LOOK_AGAIN_S = 0.5
-_PASS, _REDIRECT = 2, 4  # enum xdp_action
+_ACTIONS = {DROPPED: 1, LEFT: 2, ACCELERATED: 4}  # enum xdp_action
 _ETH_P_ALL = 3
 _SOL_PACKET, _STATISTICS, _IGNORE_OUTGOING = 263, 6, 23
 _SO_ATTACH_FILTER, _SO_RCVBUFFORCE, _SO_TIMESTAMPNS = 26, 33, 35
@@ -57,41 +57,58 @@ _TIME = struct.Struct("=qq")  # struct timespec
 
 
 class Tally(NamedTuple):
-    """Accelerated packets that were seen, those that the filter wanted, and all packets lost since nobody read in time.
+    """Accelerated and dropped packets that were seen, those that the filter wanted, and all packets lost.
 
-    ``dropped`` are those that fast paths have dropped meanwhile, whatever the filter says: these nobody sees.
+    Lost are those that nobody has read in time. ``dropped`` is how many fast paths say that they have dropped
+    meanwhile, whatever the filter says, and ``unseen`` how many of these have not been seen.
     """
 
     seen: int
     wanted: int
     lost: int
     dropped: int
+    unseen: int
 
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """A packet that came in.
+    """A packet that came in, and the ``verdict`` of the fast path.
 
     An accelerated one is as it leaves by ``out``, or as it came where that is empty (at tc); for others ``reason`` is
     why they are not, where that is known.
     """
 
     packet: Stored
-    is_accelerated: bool
+    verdict: str
     out: str = ""
     reason: str = ""
 
     @property
-    def verdict(self) -> int:
+    def action(self) -> int:
         """What an XDP program returns for it."""
-        return _REDIRECT if self.is_accelerated else _PASS
+        return _ACTIONS[self.verdict]
 
     @property
     def sentence(self) -> str:
         """What became of it."""
-        if self.is_accelerated:
+        if self.verdict == DROPPED:
+            return "dropped (nftables)"
+        if self.verdict == ACCELERATED:
             return f"> {self.out}" if self.out else "accelerated"
         return f"kernel ({self.reason})" if self.reason else "kernel"
+
+    def data(self) -> dict[str, Any]:
+        """The same as plain data."""
+        known = bool(self.reason)
+        return {
+            "timeNs": self.packet.time_ns,
+            "in": self.packet.interface,
+            "verdict": self.verdict,
+            "out": self.out or None,
+            "reason": {"code": code_of(self.reason), "sentence": sentence_of(self.reason)} if known else None,
+            "packet": line_of(read_frame(self.packet.data)),
+            "bytes": self.packet.length,
+        }
 
     def line(self) -> str:
         """A line about it in the manner of tcpdump(8), in local time."""
@@ -119,14 +136,14 @@ class _Interface:
         """A packet that the socket has: one that XDP has left to the kernel, or any where the fast path is at tc."""
         verdict = self._trial.run(data) if self._trial else None
         if verdict is None:
-            return Captured(stored, is_accelerated=False)
+            return Captured(stored, LEFT)
         if verdict.is_dropped:
-            return Captured(stored, is_accelerated=False, reason="refused")
+            return Captured(stored, LEFT, reason="refused")
         if not verdict.is_forwarded:
-            return Captured(stored, is_accelerated=False, reason=verdict.reason)
+            return Captured(stored, LEFT, reason=verdict.reason)
         if self.port.mode is Mode.TC:
-            return Captured(stored, is_accelerated=True)
-        return Captured(stored, is_accelerated=False, reason="confirming")
+            return Captured(stored, ACCELERATED)
+        return Captured(stored, LEFT, reason="confirming")
 
     def lost(self) -> int:
         """Packets that did not fit into the socket's queue so far."""
@@ -145,7 +162,7 @@ def _listen(name: str, filter: bytes) -> socket.socket:
     try:
         if filter:
             code = ctypes.create_string_buffer(filter)
-            program = struct.pack("HxxxxxxP", len(filter) // _INSTRUCTION_BYTES, ctypes.addressof(code))
+            program = struct.pack("HxxxxxxP", len(filter) // INSTRUCTION_BYTES, ctypes.addressof(code))
             made.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
         made.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         made.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _ROOM_BYTES)
@@ -173,8 +190,8 @@ class Capture(Closable):
         filter: bytes = b"",
         snapshot: int = SNAPSHOT_MAX,
     ) -> None:
-        if len(filter) > INSTRUCTIONS_MAX * _INSTRUCTION_BYTES:
-            length = len(filter) // _INSTRUCTION_BYTES
+        if len(filter) > INSTRUCTIONS_MAX * INSTRUCTION_BYTES:
+            length = len(filter) // INSTRUCTION_BYTES
             raise PliantError(
                 f"the filter has {length} instructions, {INSTRUCTIONS_MAX} are possible",
                 remedy="ask for less at once",
@@ -183,10 +200,9 @@ class Capture(Closable):
         self._snapshot = min(snapshot, SNAPSHOT_MAX)
         self._interfaces: dict[Port, _Interface] = {}
         self._names: Mapping[int, str] = {}
-        self._held = contextlib.ExitStack()
         self._epoch_ns = time.time_ns() - time.monotonic_ns()
+        self._programs = CapturePrograms(filter, self._snapshot)
         try:
-            self._begin()
             self._follow()
             if not self._interfaces:
                 raise _nothing(self._devices)
@@ -200,7 +216,7 @@ class Capture(Closable):
         for interface in self._interfaces.values():
             interface.close()
         self._interfaces.clear()
-        self._held.close()
+        self._programs.close()
 
     @property
     def interfaces(self) -> list[str]:
@@ -208,22 +224,13 @@ class Capture(Closable):
         return sorted(interface.name for interface in self._interfaces.values())
 
     @property
-    def unseen(self) -> list[str]:
-        """Those whose accelerated packets cannot be seen: generic mode has them in no queue."""
-        found = (i.name for i in self._interfaces.values() if i.port.mode is Mode.GENERIC)
-        return sorted(found)
-
-    def _begin(self) -> None:
-        constants: dict[str, int | bytes] = {
-            "instructions": len(self._filter) // _INSTRUCTION_BYTES,
-            "filter": self._filter.ljust(INSTRUCTIONS_MAX * _INSTRUCTION_BYTES, b"\0"),
-            "snapshot": self._snapshot,
-        }
-        path = Path(str(resources.files("pliant"))) / "objects" / "capture" / "capture.bpf.o"
-        loaded = self._held.enter_context(load(path, feature="capture", rodata=constants))
-        self._watched, self._tallies = loaded.maps["watched"], loaded.maps["tallies"]
-        self._ring = self._held.enter_context(RingBuffer(loaded.maps["packets"]))
-        self._held.enter_context(attach_tracepoint(loaded.programs["redirected"]))
+    def limits(self) -> list[str]:
+        """What cannot be seen on this kernel, as sentences."""
+        found = [self._programs.blind] if self._programs.blind else []
+        generic = sorted(i.name for i in self._interfaces.values() if i.port.mode is Mode.GENERIC)
+        if generic and not self._programs.sees_generic:
+            found.append(f"{', '.join(generic)}: in generic mode; what is accelerated there cannot be seen")
+        return found
 
     def _follow(self) -> None:
         """Go along with fast paths that come, are replaced, and go."""
@@ -246,33 +253,33 @@ class Capture(Closable):
             if port not in self._interfaces:
                 made = _Interface(self._pins, port, build, self._names[port.ifindex], self._filter)
                 self._interfaces[port] = made
-                self._watched.put(_RUNNING.pack(made.hooked, port.ifindex), bytes(4))
+        by_xdp = (i for i in self._interfaces.values() if i.port.mode is not Mode.TC and i.hooked)
+        self._programs.watch({Running(i.hooked, i.port.ifindex, i.port.mode) for i in by_xdp})
 
     def _forget(self, port: Port) -> None:
-        gone = self._interfaces.pop(port)
-        self._watched.delete(_RUNNING.pack(gone.hooked, port.ifindex))
-        gone.close()
+        self._interfaces.pop(port).close()
 
     def packets(self, timeout_s: float | None = None) -> Iterator[list[Captured]]:
         """What comes, in batches in the order of time; an empty one now and then. Without a time it does not end."""
         began = looked = time.monotonic()
         while timeout_s is None or time.monotonic() < began + timeout_s:
-            sources: list[RingBuffer | socket.socket] = [self._ring]
+            sources: list[RingBuffer | socket.socket] = [self._programs.ring]
             sources += [interface.socket for interface in self._interfaces.values()]
             select.select(sources, [], [], _LOOK_AGAIN_S / 5)
-            found = [*self._left_to_kernel(), *(self._accelerated(record) for record in self._ring.read())]
+            found = [*self._left_to_kernel(), *map(self._decided, self._programs.records())]
             yield sorted(found, key=lambda captured: captured.packet.time_ns)
             if time.monotonic() > looked + _LOOK_AGAIN_S:
                 looked = time.monotonic()
                 with contextlib.suppress(KernelError):  # in the middle of a change: next time
                     self._follow()
 
-    def _accelerated(self, record: bytes) -> Captured:
-        at, came_in, out, length, kept = _HEAD.unpack_from(record)
-        name = self._names.get(came_in, str(came_in))
-        data = record[_HEAD.size : _HEAD.size + kept]
-        stored = Stored(at + self._epoch_ns, name, length, data)
-        return Captured(stored, is_accelerated=True, out=self._names.get(out, str(out)))
+    def _decided(self, record: Record) -> Captured:
+        """A packet that the kernel does not see."""
+        name = self._names.get(record.came_in, str(record.came_in))
+        stored = Stored(record.time_ns + self._epoch_ns, name, record.length, record.data)
+        if record.verdict == _ACTIONS[DROPPED]:
+            return Captured(stored, DROPPED, reason=DROPPED)
+        return Captured(stored, ACCELERATED, out=self._names.get(record.out, str(record.out)))
 
     def _left_to_kernel(self, most: int = 256) -> Iterator[Captured]:
         for interface in self._interfaces.values():
@@ -285,12 +292,13 @@ class Capture(Closable):
                     yield interface.judged(stored, data)
 
     def tally(self) -> Tally:
-        """What accelerated packets have been seen so far."""
-        value = self._tallies.get(bytes(4)) or b""
-        columns = zip(*map(_TALLY.unpack, self._tallies.percpu(value)), strict=True)
-        seen, wanted, lost = (sum(column) for column in columns)
-        lost += sum(interface.lost() for interface in self._interfaces.values())
-        return Tally(seen, wanted, lost, self._dropped() - self._dropped_before)
+        """How many packets there were so far."""
+        dropped = (
+            self._dropped() - self._dropped_before
+        )  # before the others, so as not to miss one in between
+        found = self._programs.tally()
+        lost = found.lost + sum(interface.lost() for interface in self._interfaces.values())
+        return Tally(found.seen, found.wanted, lost, dropped, max(dropped - found.dropped, 0))
 
     def _dropped(self) -> int:
         counted = read_counters(self._pins, read_fastpath(self._pins)).items()

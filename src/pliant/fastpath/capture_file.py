@@ -185,10 +185,6 @@ class Writer:
         options += _option(_VERDICT, struct.pack("=BQ", _XDP, verdict)) + bytes(4)
         self._block(_ENHANCED, fixed + _padded(packet.data) + options)
 
-    def flush(self) -> None:
-        """See to it that what was written can be read by others."""
-        self._file.flush()
-
     def _describe(self, name: str) -> None:
         options = _option(_IF_NAME, name.encode()) + _option(_RESOLUTION, bytes([_NANOSECONDS])) + bytes(4)
         self._block(_INTERFACE, struct.pack("=HHI", ETHERNET, 0, 0) + options)

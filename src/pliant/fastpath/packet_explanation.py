@@ -328,10 +328,19 @@ class Judge:
 def _of_verdict(verdict: Verdict) -> tuple[str, str]:
     if verdict.is_forwarded:
         return "", ""
-    code = verdict.reason or "passed"
-    return code.replace(" ", "-"), SENTENCES.get(
-        verdict.reason, verdict.reason or "the program leaves it to the kernel"
-    )
+    if not verdict.reason:
+        return "passed", "the program leaves it to the kernel"
+    return code_of(verdict.reason), sentence_of(verdict.reason)
+
+
+def code_of(reason: str) -> str:
+    """The code of a reason that programs count."""
+    return reason.replace(" ", "-")
+
+
+def sentence_of(reason: str) -> str:
+    """What it means."""
+    return SENTENCES.get(reason, reason)
 
 
 def _without_program(way: Way, module: str, against: tuple[Reason, ...]) -> tuple[str, str]:

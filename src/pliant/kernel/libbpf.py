@@ -53,6 +53,7 @@ _FUNCTIONS = {
     "bpf_object__btf_fd": (_I, _P),
     "bpf_program__set_type": (_I, _P, _I),
     "bpf_program__set_expected_attach_type": (_I, _P, _I),
+    "bpf_program__set_attach_target": (_I, _P, _I, _S),
     "bpf_program__set_autoload": (_I, _P, _B),
     "bpf_program__autoload": (_B, _P),
     "bpf_map__name": (_S, _P),

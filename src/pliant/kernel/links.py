@@ -46,7 +46,7 @@ __all__ = [
     "attach_struct_ops",
     "attach_tcx",
     "attach_tcx_link",
-    "attach_tracepoint",
+    "attach_tracing",
     "attach_xdp",
 ]
 
@@ -298,10 +298,10 @@ def attach_iterator(program: Program, *, map: Map | None = None) -> Link:
     return Link(bpf(Command.LINK_CREATE, attr, f"make an iterator of {program.name}"))
 
 
-def attach_tracepoint(program: Program) -> Link:
-    """Attach a program to the tracepoint it was loaded for (``SEC("tp_btf/...")``)."""
+def attach_tracing(program: Program) -> Link:
+    """Attach a program to what it was loaded for: a tracepoint (``tp_btf``), or the end of a program (``fexit``)."""
     attr = attributes("QI", 0, program.fileno())
-    return Link(bpf(Command.RAW_TRACEPOINT_OPEN, attr, f"attach {program.name} to its tracepoint"))
+    return Link(bpf(Command.RAW_TRACEPOINT_OPEN, attr, f"attach {program.name} to what it traces"))
 
 
 def all_links() -> tuple[LinkInfo, ...]:

@@ -60,12 +60,14 @@ def load(
     reuse: Mapping[str, Map] = _NO_MAPS,
     max_entries: Mapping[str, int] = _NO_SIZES,
     autoload: Collection[str] | None = None,
+    target: Program | None = None,
 ) -> LoadedObject:
     """Load an object into the kernel.
 
     ``feature`` is what messages call it; ``rodata`` sets ``const volatile`` variables by name; ``reuse`` puts
     existing maps in the place of declared ones; ``max_entries`` sizes maps; ``autoload`` names the programs
-    to load (None: all). Maps of struct_ops come back filled, ready for
+    to load (None: all but those whose section begins with a question mark). ``target`` is the program whose end
+    those look at that are for that (``SEC("fexit")``). Maps of struct_ops come back filled, ready for
     :func:`~pliant.kernel.links.attach_struct_ops`.
 
     Raises :class:`Refused` when the verifier says no, :class:`NotSupported` when the kernel lacks a function
@@ -75,6 +77,7 @@ def load(
     with collected_messages() as messages, _opened(path, feature, messages) as draft:
         draft.set_types()
         draft.choose_programs(autoload)
+        draft.set_target(target)
         draft.set_rodata(rodata)
         draft.size_maps(max_entries)
         draft.reuse_maps(reuse)
@@ -207,6 +210,14 @@ class _Draft:
             self._check(
                 self._lib.bpf_program__set_autoload(item, name in names), f"choose the program {name}"
             )
+
+    def set_target(self, target: Program | None) -> None:
+        for name, item in self._programs.items() if target else ():
+            if target and self._lib.bpf_program__expected_attach_type(item) == AttachType.TRACE_FEXIT:
+                self._check(
+                    self._lib.bpf_program__set_attach_target(item, target.fileno(), target.name.encode()),
+                    f"aim {name} at the program {target.name}",
+                )
 
     def set_rodata(self, values: Mapping[str, int | bytes]) -> None:
         if not values:

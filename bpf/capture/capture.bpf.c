@@ -332,6 +332,14 @@ static __always_inline bool begins_with(const char *name, const char *wanted, __
 	return true;
 }
 
+/* What mode_at() has found, for that takes a microsecond. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u64); /* address */
+	__type(value, int);
+} modes SEC(".maps");
+
 /* Where an address is in a function that frees what XDP programs drop: in which mode these run; else -1. */
 static __always_inline int mode_at(__u64 address)
 {
@@ -359,10 +367,11 @@ SEC("?tp_btf/kfree_skb") int BPF_PROG(freed, struct sk_buff *skb, void *location
 {
 	const struct net_device *device = skb->dev;
 	const struct bpf_xdp_link *generic, *native;
+	__u64 address = (unsigned long)location;
 	struct running running;
 	unsigned long data, start;
+	int mode, *known;
 	__u32 length;
-	int mode;
 
 	if (!device || reason != bpf_core_enum_value(enum skb_drop_reason, SKB_DROP_REASON_NOT_SPECIFIED))
 		return 0;
@@ -371,7 +380,10 @@ SEC("?tp_btf/kfree_skb") int BPF_PROG(freed, struct sk_buff *skb, void *location
 	native = device->xdp_state[XDP_MODE_DRV].link;
 	if (!is_watched(generic, &running) && !is_watched(native, &running))
 		return 0;
-	mode = mode_at((unsigned long)location);
+	known = bpf_map_lookup_elem(&modes, &address);
+	mode = known ? *known : mode_at(address);
+	if (!known)
+		bpf_map_update_elem(&modes, &address, &mode, BPF_ANY);
 	if (mode < 0 || !is_watched(mode == XDP_MODE_SKB ? generic : native, &running))
 		return 0;
 	data = (unsigned long)BPF_CORE_READ(skb, data);

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from pliant.bench.forwarding import Row
@@ -63,6 +63,24 @@ def filtered(lab: Lab) -> Ground:
     accepted = f"udp dport {{ {', '.join(map(str, PORTS))} }} accept"
     row.router.run(["nft", "-f", "-"], given=ruleset([*rules(), accepted], stateful=False))
     return _routed(row)
+
+
+def dropping(lab: Lab) -> tuple[Ground, Callable[[], None]]:
+    """The same, with a rule that drops something, and what sends that: to each address as much as is exchanged."""
+    row = Row(lab)
+    dropped = "table inet t { chain f { type filter hook forward priority 0; udp dport 53 drop; }; }"
+    row.router.run(["nft", "-f", "-"], given=dropped)
+    ground = _routed(row)
+
+    def send() -> None:
+        for address in ground.addresses:
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            with row.source.inside(), socket.socket(family, socket.SOCK_DGRAM) as sock:
+                sock.connect((address, 53))
+                for _ in range(EXCHANGES):
+                    sock.send(b"not wanted")
+
+    return ground, send
 
 
 def translated(lab: Lab) -> Ground:

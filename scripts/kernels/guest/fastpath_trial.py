@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 from command import Unwilling, pliant_command
-from fastpath_ground import EXCHANGES, Ground, filtered, overlaid, routed, switched, translated
+from fastpath_ground import EXCHANGES, Ground, dropping, filtered, overlaid, routed, switched, translated
 from pliant.fastpath.abilities import lacking
-from pliant.fastpath.objects import BRIDGING, PODS, ROUTING, shipped_object
+from pliant.fastpath.capture import Capture, Tally
+from pliant.fastpath.counters import ACCELERATED, DROPPED
+from pliant.fastpath.objects import BRIDGING, PODS, ROUTING, shipped_object, tables_layout
+from pliant.kernel.links import LinkType, all_links
 from pliant.kernel.objects import load
 from pliant.kernel.templates import template_of
 from pliant.lab import Lab
+from pliant.observe.fastpath import FastpathPins, Mode
 from scenarios import Found, Scenario, expect, works
-from stage import Stage, pinned
+from stage import PINS, Stage, pinned
 
 LEAST_RATIO = 0.75
 """Of the packets: the first ones, and one of each station and neighbour a second, are the kernel's."""
@@ -40,6 +45,9 @@ def of_the_fastpath() -> Iterator[Scenario]:
     ):
         said = f"{sentence}, and the kernel's way again after it."
         yield f"fastpath_{name}", said, partial(_try, ground, ability)
+    for mode in (Mode.NATIVE, Mode.GENERIC):
+        said = f"A capture sees what is accelerated and what is dropped in {mode} mode, and nothing is left of it."
+        yield f"fastpath_capture_{mode}", said, partial(_capture, mode)
     yield "fastpath_again", "A program that is loaded again, without libbpf, is the same.", _load_again
 
 
@@ -57,6 +65,51 @@ def _load_again(stage: Stage) -> Found:
     if not done:
         return {"state": "refused", "said": lacking(ROUTING)}
     return works("; ".join(done))
+
+
+def _capture(mode: Mode, stage: Stage) -> Found:
+    del stage
+    if not _is_able("fastpath_filter"):
+        return {"state": "refused", "said": "nothing is accelerated or dropped where there are rules"}
+    with Lab("capture") as lab:
+        ground, send = dropping(lab)
+        ground.exchange()
+        with ground.host.inside():
+            pliant_command("fastpath", "on", "--mode", mode.value)
+            try:
+                with Capture(FastpathPins(PINS, tables_layout()), ground.names) as capture:
+                    ground.exchange()
+                    send()
+                    verdicts, tally = _seen(capture)
+                    limits = "; ".join(capture.limits)
+            finally:
+                pliant_command("fastpath", "off")
+    left = [link for link in all_links() if link.type in (LinkType.TRACING, LinkType.RAW_TRACEPOINT)]
+    expect(not left, f"still attached: {left}")
+    expect(tally.lost == 0, f"packets are lost: {tally}, {limits}")
+    expect(tally.dropped >= _sent(ground) / 2, f"too few are dropped: {tally}, {verdicts}")
+    expect(
+        verdicts[DROPPED] == tally.dropped - tally.unseen,
+        f"not all dropped ones are told: {tally}, {verdicts}",
+    )
+    expect(
+        tally.seen == verdicts[DROPPED] + verdicts[ACCELERATED], f"they do not add up: {tally}, {verdicts}"
+    )
+    if not limits:
+        expect(tally.unseen == 0, f"some of the dropped ones were not seen: {tally}")
+        expect(verdicts[ACCELERATED] >= _sent(ground), f"too few are accelerated: {verdicts}")
+    said = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
+    return works(f"{said}; {limits}" if limits else said)
+
+
+def _seen(capture: Capture) -> tuple[Counter[str], Tally]:
+    """What was seen until nothing more came, by verdict."""
+    found: Counter[str] = Counter()
+    for batch in capture.packets(PATIENCE_S):
+        found.update(one.verdict for one in batch)
+        if found and not batch:
+            break
+    return found, capture.tally()
 
 
 def _try(prepare: Callable[[Lab], Ground], ability: str, stage: Stage) -> Found:

@@ -125,7 +125,6 @@ class _Interface:
         self.port, self.name = port, name
         with Program.pinned(pins.program(port, build)) as program:
             self.program = program.id
-        self.hooked = hooked_program(pins, port)
         self._trial: Trial | None = None
         self._lost = 0
         with contextlib.suppress(KernelError):  # of another build: its packets have no reason then
@@ -253,8 +252,8 @@ class Capture(Closable):
             if port not in self._interfaces:
                 made = _Interface(self._pins, port, build, self._names[port.ifindex], self._filter)
                 self._interfaces[port] = made
-        by_xdp = (i for i in self._interfaces.values() if i.port.mode is not Mode.TC and i.hooked)
-        self._programs.watch({Running(i.hooked, i.port.ifindex, i.port.mode) for i in by_xdp})
+        by_xdp = [port for port in self._interfaces if port.mode is not Mode.TC]
+        self._programs.watch({Running(hooked_program(self._pins, port), *port) for port in by_xdp})
 
     def _forget(self, port: Port) -> None:
         self._interfaces.pop(port).close()

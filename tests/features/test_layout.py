@@ -13,6 +13,7 @@ from pliant.features import features
 from pliant.features.encoding import RULE_EXACT_BITS
 from pliant.features.layout import MAX_OPTIONS, shipped_layout
 from pliant.kernel.btf import Btf
+from pliant.kernel.uapi import MapType
 from pliant.observe.reader import POLICY_CONSTANT_BYTES
 from pliant.policy.compile import MAX_RULE_POLICIES
 from pliant.policy.desired import ANY_PORT, SCOPE, Role, RuleKey
@@ -131,6 +132,18 @@ def test_a_verdict_tells_whose_it_is_and_has_a_bit_and_a_policy_for_each_option(
     assert fields["socket"].size == 8
     assert fields["won"].size * 8 == MAX_OPTIONS
     assert fields["policy"].size == 4 * MAX_OPTIONS
+
+
+def test_the_types_of_maps_are_part_of_the_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    types = Btf.from_elf(LAYOUT.objects[SCOPE]).map_types()
+    assert (types["asked"], types["rules"], types["policies"]) == (
+        MapType.ARRAY,
+        MapType.LPM_TRIE,
+        MapType.HASH,
+    )
+    shipped = Btf.map_types
+    monkeypatch.setattr(Btf, "map_types", lambda btf: shipped(btf) | {"asked": MapType.HASH})
+    assert shipped_layout.__wrapped__().digest != LAYOUT.digest
 
 
 @pytest.mark.parametrize("table", SHARED_MAPS)

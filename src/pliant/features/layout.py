@@ -91,7 +91,9 @@ def shipped_layout() -> Layout:
 
 
 def _maps(path: Path) -> dict[str, str]:
-    return {name: repr(layouts) for name, layouts in Btf.from_elf(path).map_layouts().items()}
+    btf = Btf.from_elf(path)
+    types = btf.map_types()  # a map of another type cannot be gone on with, whatever it holds
+    return {name: repr((types[name].name, layouts)) for name, layouts in btf.map_layouts().items()}
 
 
 def _object_path(name: str) -> Path:

@@ -19,7 +19,7 @@ from pliant.kernel.codec import Array, Bytes, Codec, Integer, Layout, Member, Re
 from pliant.kernel.elf import Elf
 from pliant.kernel.errors import KernelError
 from pliant.kernel.syscall import address, descriptor_of_id, object_info
-from pliant.kernel.uapi import Command
+from pliant.kernel.uapi import Command, MapType
 
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
 MAGIC = 0xEB9F
@@ -198,20 +198,28 @@ class Btf:
 
     def map_layouts(self) -> dict[str, tuple[Layout | None, Layout | None]]:
         """The layouts of key and value of every map that an object declares; None for one declared by size."""
-        section = self.find(".maps", Kind.DATASEC)
-        rows = (
-            struct.unpack_from("=I", self._data, section.tail + i * 12)[0] for i in range(section.members)
-        )
         found = {}
-        for number in rows:
-            variable = self.type(number)
-            layouts = {
-                field: self._layout(self._resolve(declared).size)  # declared as a pointer to the type
-                for field, declared, _, _ in self._members(self._resolve(variable.size))
-                if field in ("key", "value")
-            }
-            found[variable.name] = (layouts.get("key"), layouts.get("value"))
+        for name, members in self._declared_maps():
+            layouts = {field: self._layout(members[field]) for field in ("key", "value") if field in members}
+            found[name] = (layouts.get("key"), layouts.get("value"))
         return found
+
+    def map_types(self) -> dict[str, MapType]:
+        """The type of every map that an object declares."""
+        return {name: MapType(self._length(members["type"])) for name, members in self._declared_maps()}
+
+    def _declared_maps(self) -> Iterator[tuple[str, dict[str, int]]]:
+        """Each map that an object declares, and the type that each member of its declaration points to."""
+        section = self.find(".maps", Kind.DATASEC)
+        for i in range(section.members):
+            variable = self.type(struct.unpack_from("=I", self._data, section.tail + i * 12)[0])
+            members = self._members(self._resolve(variable.size))
+            yield variable.name, {field: self._resolve(declared).size for field, declared, _, _ in members}
+
+    def _length(self, number: int) -> int:
+        """How many elements an array has: a declaration says a number as a pointer to an array of so many."""
+        length: int = struct.unpack_from("=III", self._data, self._resolve(number).tail)[2]
+        return length
 
     def externs(self) -> tuple[str, ...]:
         """The names of the kernel's functions and variables that an object asks for."""

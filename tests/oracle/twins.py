@@ -99,7 +99,8 @@ class _Trial:
         if self._twins.kind.rules:
             fastpath.follow_rules()
         before = self._counted()
-        self._out = (Counter(), Counter())
+        # What has come out by now is of another case: twins that are not used probe their neighbours after a while.
+        self._out, self._questions = (Counter(), Counter()), (Counter(), Counter())
         self._round("at first")
         last = self._round("again, as flows that are known")
         for number, change in enumerate(case.changes, 1):

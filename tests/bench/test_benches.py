@@ -248,7 +248,7 @@ def test_gateway_compares_rules_sets_and_rules_without_state() -> None:
     found = measured(run_bench("gateway", 1, scale=0.02))
     assert found.keys() == {
         f"{metric}_{what}"
-        for metric in ("gateway", "gateway_sets", "gateway_stateless")
+        for metric in ("gateway", "gateway_sets", "gateway_stateless", "gateway_counters")
         for what in ("kernel_mpps", "pliant_mpps", "drop_mpps", "ratio", "net_ratio")
     }
     assert all(value > 0 for value in found.values())

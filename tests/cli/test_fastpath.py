@@ -14,6 +14,7 @@ import pytest
 from pliant.lab import Host, Lab, PrivateMounts
 
 RULESET = "table ip f { chain c { type filter hook forward priority 0; policy drop; }\n}\n"
+COUNTING = "table ip f { chain c { type filter hook forward priority 0; udp dport 53 counter accept; }\n}\n"
 COMMAND = [sys.executable, "-m", "pliant", "fastpath", "topology"]
 
 
@@ -91,6 +92,19 @@ def test_on_status_and_off_as_people_type_them(router: Host, places: dict[str, s
     assert f"{left} is accelerated (native): route4" in pliant("doctor", status=None)
     assert "mode=native" in pliant("get")
     assert "packets that come in by" in pliant("describe", "fastpath")
+    router.run(["nft", "-f", "-"], given=COUNTING)
+    assert "with spec.ruleCounters: combined" in pliant("fastpath", "topology")
+    pliant("fastpath", "on", "--dev", left, "--rule-counters", "combined")
+    assert "counts packets" not in pliant("fastpath", "topology")
+    counted = json.loads(pliant("fastpath", "counters", "--rules", "-o", "json"))
+    assert [(one["chain"], one["rule"], one["fastpath"]["packets"]) for one in counted] == [
+        ("c", "udp dport 53 counter accept", 0)
+    ]
+    assert "udp dport 53 counter accept" in pliant("fastpath", "counters", "--rules")
+    router.run(["nft", "flush", "ruleset"])
+    pliant("repair")
+    assert json.loads(pliant("fastpath", "counters", "--rules", "-o", "json")) == []
+    assert json.loads(pliant("fastpath", "counters", "-o", "json")) is not None
     assert "policy/fastpath configured" in pliant("fastpath", "off", "--dev", right)
     assert "does not name" in pliant("fastpath", "off", "--dev", right, status=2)
     router.sysctl(f"net.ipv4.conf.{left}.forwarding", "0")

@@ -66,10 +66,10 @@ class Way:
         self.router.run(["nft", "-f", "-"], given=text)
         return read_rules(self.router.netns_path)
 
-    def follow(self, mode: Mode = Mode.NATIVE) -> None:
-        """Have the fast path be what the router's configuration makes of it."""
+    def follow(self, mode: Mode = Mode.NATIVE, *, counts: bool = False) -> None:
+        """Have the fast path be what the router's configuration makes of it; ``counts``: also for rules that do."""
         facts = read_facts(self.router.netns_path)
-        found = topology(facts, own=own_programs(self.fastpath.pins))
+        found = topology(facts, own=own_programs(self.fastpath.pins), counts=lambda name: counts)
         target = synthesize(found, {port.index: mode for port in found.ports})
         self.fastpath.take(
             (*accelerations(self.fastpath.found(), target), *superseded(self.fastpath.found(), target))

@@ -207,3 +207,20 @@ table inet t {{
   }}
 }}
 """
+
+
+def with_counters(ruleset: str, chance: random.Random) -> str:
+    """The same in which most rules count: in front of their verdict, or before all that they ask."""
+    return "\n".join(_with_counter(line, chance) for line in ruleset.splitlines())
+
+
+def _with_counter(line: str, chance: random.Random) -> str:
+    words = line.split()
+    if not words or words[0] in ("table", "flush", "set", "map", "chain", "}", "type") or "elements" in words:
+        return line
+    verdicts = ("accept", "drop", "continue", "return", "jump", "goto")
+    at = next((n for n, word in enumerate(words) if word in verdicts), len(words))
+    where = chance.choice((0, at, at, None))
+    if at and where is not None and not {"vmap", "counter"}.intersection(words):
+        words.insert(where, "counter")
+    return " ".join(words)

@@ -11,9 +11,9 @@ import pytest
 
 from pliant.fastpath.ruleset_compile import accepts_something, compile_ruleset, why_left
 from pliant.fastpath.ruleset_rows import Begins, Kind, Rows, decide
-from pliant.fastpath.ruleset_walk import ESTABLISHED, walk
+from pliant.fastpath.ruleset_walk import ESTABLISHED, NEW, walk
 from pliant.kernel.nftables_rules import Rules, read_rules
-from pliant.lab import Lab
+from pliant.lab import Host, Lab
 from tests.fastpath.rulesets import (
     Around,
     a_hop_later,
@@ -22,6 +22,7 @@ from tests.fastpath.rulesets import (
     random_packet,
     random_ruleset,
     view_of,
+    with_counters,
 )
 
 RULESETS, PACKETS = 60, 60
@@ -31,17 +32,22 @@ Nft = Callable[[str], Rules]
 
 
 @pytest.fixture(scope="module")
-def nft() -> Iterator[Nft]:
-    """Give a namespace a ruleset, and read it."""
+def host() -> Iterator[Host]:
     with Lab("compile") as lab:
         host = lab.host("one")
         host.ip("link add out0 index 7 type veth peer name out1")
+        yield host
 
-        def given(text: str) -> Rules:
-            host.run(["nft", "-f", "-"], given="flush ruleset\n" + text)
-            return read_rules(host.netns_path)
 
-        yield given
+@pytest.fixture(scope="module")
+def nft(host: Host) -> Nft:
+    """Give a namespace a ruleset, and read it."""
+
+    def given(text: str) -> Rules:
+        host.run(["nft", "-f", "-"], given="flush ruleset\n" + text)
+        return read_rules(host.netns_path)
+
+    return given
 
 
 @pytest.mark.parametrize("connections", [False, True])
@@ -73,6 +79,76 @@ def test_rows_say_what_the_rules_say_or_nothing(nft: Nft, connections: bool) -> 
     assert said["accept"] > whole / 8, said
     assert said["refuse"] > whole / 8, said
     assert said["leave"] < whole / 2, said
+
+
+def test_rows_count_what_the_rules_count(nft: Nft) -> None:
+    chance = random.Random("counters")
+    counted = 0
+    for _ in range(RULESETS // 2):
+        text = with_counters(random_ruleset(AROUND, chance), chance)
+        rules = nft(text)
+        rows = compile_ruleset(rules, counts=True)
+        for number in range(PACKETS):
+            seen = a_hop_later(random_packet(AROUND, chance, number))
+            view = view_of(AROUND, seen)
+            if view is None:
+                continue
+            decided = decide(rows, seen.family, view)
+            walked = walk(rules, "forward", seen)
+            if decided.verdict == "leave" or (decided.guarded and is_signal(seen)):
+                continue
+            counters = [rows.counters[number] for number in decided.counted]
+            assert [(c.chain, c.handle) for c in counters] == list(walked.counted), (walked, seen, text)
+            counted += len(counters)
+    assert counted > RULESETS * PACKETS / 4
+
+
+MATCHES = (
+    (
+        "-m conntrack --ctstate RELATED,ESTABLISHED -m comment --comment known -j ACCEPT",
+        "DROP",
+        "accept",
+        "refuse",
+    ),
+    ("-m conntrack ! --ctstate ESTABLISHED -j DROP", "ACCEPT", "accept", "refuse"),
+    ("-m state --state NEW -j ACCEPT", "DROP", "refuse", "accept"),
+    ("-m conntrack --ctstate ESTABLISHED --ctorigsrc 10.0.0.1 -j DROP", "ACCEPT", "leave", "leave"),
+    ("-m conntrack --ctstate DNAT -j ACCEPT", "DROP", "leave", "leave"),
+)
+
+
+@pytest.mark.parametrize(("rule", "policy", "established", "new"), MATCHES)
+def test_matches_of_iptables_that_ask_for_states_of_connections(
+    nft: Nft, host: Host, rule: str, policy: str, established: str, new: str
+) -> None:
+    nft("")
+    host.run(["iptables-nft-restore"], given=f"*filter\n:FORWARD {policy} [0:0]\n-A FORWARD {rule}\nCOMMIT\n")
+    rows = compile_ruleset(read_rules(host.netns_path), counts=True)
+    assert rows.begins(4) & Begins.TRACKED or established == "leave"
+    for state, expected in ((ESTABLISHED, established), (NEW, new)):
+        seen = replace(packet(AROUND, 4, 1, "198.51.100.1", "udp", 53), ct_state=state)
+        assert decide(rows, 4, view_of(AROUND, seen) or b"").verdict == expected
+
+
+def test_policies_that_count_are_the_kernels_or_counted(nft: Nft, host: Host) -> None:
+    """As iptables-restore makes them, also of chains without a rule."""
+    nft("")
+    host.run(["iptables-nft-restore"], given="*mangle\n:FORWARD ACCEPT [0:0]\nCOMMIT\n")
+    rules = read_rules(host.netns_path)
+    rows = compile_ruleset(rules)
+    assert verdict(rows, "udp") == "leave"
+    assert "FORWARD counts packets by its policy" in str(why_left(rows, 4)[0])
+    rows = compile_ruleset(rules, counts=True)
+    assert verdict(rows, "udp") == "accept"
+    assert {(c.table, c.chain, c.handle) for c in rows.counters} >= {("mangle", "FORWARD", 0)}
+
+
+def test_translation_by_iptables_is_followed_as_that_by_nft(nft: Nft, host: Host) -> None:
+    nft("")
+    host.run(
+        ["iptables-nft-restore"], given="*nat\n:POSTROUTING ACCEPT\n-A POSTROUTING -j MASQUERADE\nCOMMIT\n"
+    )
+    assert compile_ruleset(read_rules(host.netns_path)).begins(4) & Begins.TRACKED
 
 
 def chain(rules: str, *, policy: str = "accept", sets: str = "") -> str:

@@ -14,6 +14,8 @@ BRIDGE_CASES = CASES.with_name("bridge_cases.jsonl")
 """The same of bridges."""
 FILTER_CASES = CASES.with_name("filter_cases.jsonl")
 """The same of routers with rules."""
+COUNTING_CASES = CASES.with_name("counting_cases.jsonl")
+"""The same of routers whose fast path counts for rules."""
 NAT_CASES = CASES.with_name("nat_cases.jsonl")
 """The same of connections."""
 

@@ -45,6 +45,11 @@ def filtering_variant(case: Case, changes: int) -> Variant:
     return tuple(sorted((dict(variant(case, changes)) | asked).items()))
 
 
+def counting_variant(case: Case, changes: int) -> Variant:
+    """The same where the fast path counts for rules as well."""
+    return tuple(sorted((dict(filtering_variant(case, changes)) | {"counts_rules": 1}).items()))
+
+
 def natting_variant(case: Case, changes: int) -> Variant:
     """The same where connections are tracked and translated."""
     asked = dict.fromkeys(

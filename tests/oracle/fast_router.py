@@ -10,12 +10,15 @@ from collections.abc import Iterable
 from pliant.agent.actuator.filter_tables import write_rows
 from pliant.fastpath.objects import counted_reasons, shared_tables, shipped_object
 from pliant.fastpath.ruleset_compile import compile_ruleset
+from pliant.fastpath.ruleset_rows import numbered
 from pliant.kernel.links import Link
 from pliant.kernel.maps import Map
+from pliant.kernel.nftables_counts import RuleCounter
 from pliant.kernel.nftables_rules import read_rules
 from pliant.kernel.objects import load
 from pliant.kernel.programs import Program
-from pliant.observe.fastpath import Mode, Port, RulesetState, counted_in, encoded_name
+from pliant.observe.fastpath import Counted, Mode, Port, RulesetState, counted_in, encoded_name
+from pliant.observe.rule_counters import assigned, drop_slots, name_slots, slot_counts
 from tests.oracle.constants import Variant
 from tests.oracle.kind import Kind
 from tests.oracle.router import FIRST_IFINDEX, PORTS, Router, port_name
@@ -34,6 +37,7 @@ class FastPath:
         self._links: list[Link] = []
         self._runs = first
         self._half = 0
+        self._slots: dict[int, RuleCounter] = {}
         program = self._program(first)
         with router.host.inside():
             for port in range(PORTS):
@@ -73,7 +77,13 @@ class FastPath:
 
     def follow_rules(self) -> None:
         """Take nftables' rules as they are now."""
-        compiled = compile_ruleset(read_rules(self._router.host.netns_path))
+        compiled = compile_ruleset(read_rules(self._router.host.netns_path), counts=self._kind.counts)
+        slots = assigned(self._slots, compiled.counters)
+        living = compiled.living or frozenset()
+        gone = [slot for slot, counter in self._slots.items() if counter not in living]
+        new = {slot: counter for counter, slot in slots.items() if slot not in self._slots}
+        name_slots(self._maps["rule_slots"], self._maps["rule_counts"], new)
+        compiled = numbered(compiled, slots)
         self._half = 1 - self._half
         rows, members, prefixes = (
             self._maps[name] for name in ("ruleset_rows", "set_members", "set_prefixes")
@@ -84,6 +94,14 @@ class FastPath:
         self._maps["interface_names"].put_many(
             encoded_name(FIRST_IFINDEX + port, port_name(port)) for port in range(PORTS)
         )
+
+        drop_slots(self._maps["rule_slots"], self._maps["rule_counts"], gone)
+        self._slots = {slot: counter for slot, counter in (self._slots | new).items() if slot not in gone}
+
+    def rule_counts(self) -> dict[RuleCounter, Counted]:
+        """What was counted for rules, of those that there are."""
+        counted = slot_counts(self._maps["rule_counts"], self._slots)
+        return {counter: Counted(*counted[slot]) for slot, counter in self._slots.items()}
 
     def counts(self) -> list[int]:
         """Packets by reason, of both IP versions."""

@@ -25,6 +25,8 @@ _VERDICTS = (
     *("drop", "return", "continue", "jump one", "jump two", "goto one"),
     *("counter", "counter drop"),
 )
+_COUNTERS = (("", ""), ("counter", ""), ("", "counter"), ("counter", "counter"))
+"""Before what a rule asks, and after it."""
 _PORTS = ("53", "80", "1500", "1000-2000", "{ 53, 80 }", "{ 1-100, 1500 }", "!= 53", ">= 1000")
 _CHAINS = ("f", "f", "f", "one", "two")
 _SETS = {
@@ -101,7 +103,7 @@ def _go_together(selectors: list[str]) -> bool:
 
 
 @st.composite
-def _rules(draw: st.DrawFn, verb: str = "add") -> str:
+def _rules(draw: st.DrawFn, verb: str = "add", *, counts: bool = False) -> str:
     chain = draw(st.sampled_from(_CHAINS))
     selectors = draw(st.lists(_selectors(), max_size=2))
     text = " ".join(selectors if _go_together(selectors) else selectors[:1])
@@ -115,12 +117,15 @@ def _rules(draw: st.DrawFn, verb: str = "add") -> str:
         verdict = "accept"
     if not text and verdict in ("drop", ""):
         verdict = "counter"
-    return f"nft {verb} rule inet t {chain} {text} {verdict}"
+    before, after = draw(st.sampled_from(_COUNTERS)) if counts and "counter" not in verdict else ("", "")
+    if "vmap" in verdict:
+        before, after = before or after, ""
+    return f"nft {verb} rule inet t {chain} {before} {text} {after} {verdict}"
 
 
 @st.composite
-def rulesets(draw: st.DrawFn) -> tuple[str, ...]:
-    """Tables, chains, sets and rules, each by a command of its own."""
+def rulesets(draw: st.DrawFn, *, counts: bool = False) -> tuple[str, ...]:
+    """Tables, chains, sets and rules, each by a command of its own; ``counts``: most of the rules do."""
     policy = draw(st.sampled_from(("accept",) * 5 + ("drop",)))
     found = ["nft add table inet t", "nft add chain inet t two", "nft add chain inet t one"]
     for name, (kind, flags, elements) in _SETS.items():
@@ -134,7 +139,7 @@ def rulesets(draw: st.DrawFn) -> tuple[str, ...]:
         "nft add element inet t places { 10.17.0.0/16 : jump two, 203.0.113.0/24 : drop, 10.0.0.0/16 : continue }",
         f"nft add chain inet t f {{ type filter hook forward priority 0; policy {policy}; }}",
     ]
-    found += draw(st.lists(_rules(), min_size=1, max_size=6))
+    found += draw(st.lists(_rules(counts=counts), min_size=1, max_size=6))
     if draw(st.integers(0, 3)) == 0:
         hook, priority = draw(st.sampled_from((("prerouting", -300), ("postrouting", 50), ("forward", 10))))
         family = draw(st.sampled_from(("ip", "ip6", "inet")))
@@ -149,11 +154,11 @@ def rulesets(draw: st.DrawFn) -> tuple[str, ...]:
 
 
 @st.composite
-def _changes(draw: st.DrawFn, made: tuple[str, ...]) -> Change:
+def _changes(draw: st.DrawFn, made: tuple[str, ...], *, counts: bool = False) -> Change:
     there = [c for c in made if " element " in c and " : " not in c]
     kind = draw(st.integers(0, 5))
     if kind <= 1:
-        return Change(draw(_rules(draw(st.sampled_from(("add", "insert"))))), 0)
+        return Change(draw(_rules(draw(st.sampled_from(("add", "insert"))), counts=counts)), 0)
     if kind <= 3:
         if there and kind == 2:
             return Change(draw(st.sampled_from(there)).replace(" add ", " delete "), 0)
@@ -190,12 +195,12 @@ def _routers(draw: st.DrawFn) -> Configuration:
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> Case:
-    """A router with rules; mostly it is the rules that change."""
+def cases(draw: st.DrawFn, *, counts: bool = False) -> Case:
+    """A router with rules, of which most count if ``counts``; mostly it is the rules that change."""
     made = draw(_routers())
     count = draw(frame_counts(_FEWEST_FRAMES, _MOST_FRAMES))
     sent = tuple(draw(frames(number)) for number in range(1, count + 1))
-    rules = draw(rulesets())
-    changed = tuple(draw(st.lists(_changes(rules), min_size=1, max_size=2)))
+    rules = draw(rulesets(counts=counts))
+    changed = tuple(draw(st.lists(_changes(rules, counts=counts), min_size=1, max_size=2)))
     others = draw(changes(made)) if draw(st.integers(0, 2)) == 0 else ()
     return Case((*made.commands, *rules), made.sysctls, sent, (*changed, *others[:1]))

@@ -3,15 +3,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
+from pliant.kernel.nftables_counts import RuleCounter, read_counters
+from pliant.observe.fastpath import Counted
 from tests.oracle.router import Router
 
 NFT = "nft "
 
 
 class FilteringRouter(Router):
-    """Its rules and what they have counted are part of what it holds."""
+    """Its rules and what they have counted are part of what it holds.
+
+    ``counted_elsewhere`` is what the fast path has counted in their place.
+    """
+
+    counted_elsewhere: Callable[[], Mapping[RuleCounter, Counted]] = dict
 
     def _clear(self) -> str:
         self.host.run(["nft", "flush", "ruleset"])
@@ -27,6 +34,17 @@ class FilteringRouter(Router):
         return refused
 
     def held(self) -> set[tuple[str, ...]]:
-        """With what the rules have counted."""
-        lines = self.host.run(["nft", "list", "ruleset"]).stdout.splitlines()
-        return {*super().held(), *((str(number), line) for number, line in enumerate(lines))}
+        """With what the rules have counted, and the fast path in their place."""
+        lines = self.host.run(["nft", "-s", "list", "ruleset"]).stdout.splitlines()
+        elsewhere = self.counted_elsewhere()
+        with self.host.inside():
+            kernels = {counter: Counted(*one) for counter, one in read_counters().items()}
+        sums = {counter: one.plus(elsewhere.get(counter, Counted(0, 0))) for counter, one in kernels.items()}
+        return {
+            *super().held(),
+            *((str(number), line) for number, line in enumerate(lines)),
+            *(
+                (c.family, c.table, c.chain, f"{c.handle}.{c.place}", str(tuple(one)))
+                for c, one in sums.items()
+            ),
+        }

@@ -32,6 +32,8 @@ class Kind(NamedTuple):
     """IPv4 addresses that it has beside those of a case."""
     rules: bool = False
     """Whether rules of nftables are part of a case."""
+    counts: bool = False
+    """Whether the fast path counts for rules that do."""
 
 
 ROUTING = Kind(
@@ -49,6 +51,7 @@ FILTERING = Kind(
     routes=True,
     rules=True,
 )
+COUNTING = FILTERING._replace(variant=constants.counting_variant, counts=True)
 NATTING = ROUTING._replace(
     device=NatRouter,
     variant=constants.natting_variant,

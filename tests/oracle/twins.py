@@ -21,7 +21,7 @@ from tests.oracle.clock import without_limits
 from tests.oracle.counted import Counted, uneven_counts
 from tests.oracle.fast_router import FastPath
 from tests.oracle.fence import Fence
-from tests.oracle.filter_router import NFT
+from tests.oracle.filter_router import NFT, FilteringRouter
 from tests.oracle.kind import ROUTING, Kind
 from tests.oracle.router import PORTS
 from tests.oracle.verdict import Frames, differences, is_question, steadied
@@ -58,6 +58,8 @@ class Twins:
             undo.callback(self.fast.close)
             self.fastpath = FastPath(kind, self.fast, kind.variant(Case(), 0), exits)
             undo.callback(self.fastpath.close)
+            if isinstance(self.fast, FilteringRouter):
+                self.fast.counted_elsewhere = self.fastpath.rule_counts
             self._held = undo.pop_all()
 
     def close(self) -> None:

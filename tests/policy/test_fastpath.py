@@ -75,6 +75,17 @@ def test_the_higher_priority_wins_and_a_draw_is_named() -> None:
     assert (wish.policy, list(higher.draws(["eth0"]))) == ("other", [])
 
 
+def test_who_counts_for_rules_goes_by_the_policy_of_the_interface() -> None:
+    found = wishes(
+        load({"interfaces": ["eth*"], "ruleCounters": "combined", "priority": 200}, "one"), load(name="two")
+    )
+    assert [found.counts(name) for name in ("eth0", "wlan0")] == [True, False]
+    assert not wishes().counts("eth0")
+    same = wishes(load({"ruleCounters": "combined"}, "one"), load(name="two"))
+    [sentence] = same.draws(["eth0"])
+    assert "with different modules, modes or counters" in sentence
+
+
 def test_what_is_off_asks_for_nothing() -> None:
     switch = Switch(Switched(Kind.POLICY, "fastpath"), "", "test", 0.0)
     assert not wishes(load(), off=Switches((switch,)))

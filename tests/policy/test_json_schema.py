@@ -194,7 +194,7 @@ def test_defaults_in_the_schema_are_taken_by_their_own_field() -> None:
         for key, field in part["properties"].items()
         if "default" in field
     }
-    assert defaults.keys() == {"role", "applyTo", "holdout", "priority", "interfaces", "mode"}
+    assert defaults.keys() == {"role", "applyTo", "holdout", "priority", "interfaces", "mode", "ruleCounters"}
     assert all(takes(field, field["default"]) for field in defaults.values())
 
 

@@ -79,12 +79,12 @@ class FastpathGround:
                 return read_fastpath(self.pins)
         return read_fastpath(self.pins)
 
-    def topology(self) -> Topology:
-        """What can be accelerated."""
+    def topology(self, wishes: Wishes) -> Topology:
+        """What can be accelerated, where that goes by what policies ask for."""
         from pliant.fastpath.topology import topology
 
         facts = self._facts()
-        return topology(facts, own=self.own(facts))
+        return topology(facts, own=self.own(facts), counts=wishes.counts)
 
     def own(self, facts: Facts) -> frozenset[int]:
         """The programs among those of the facts that are ours, or were when they were read."""
@@ -169,7 +169,7 @@ class FastpathGround:
     def _arranged(self, wishes: Wishes) -> tuple[Topology, tuple[Arrangement, ...]]:
         from pliant.fastpath.arrangement import arrange
 
-        topology = self.topology()
+        topology = self.topology(wishes)
         self._forgive(topology.facts)
         return topology, arrange(topology, wishes, self.refusals, self._lacking)
 
@@ -291,7 +291,7 @@ def interface_statuses(
     """What has come of the fast path on every interface but loopback."""
     from pliant.fastpath.arrangement import target_of
 
-    target = target_of(ground.topology(), arrangements) if wishes else None
+    target = target_of(ground.topology(wishes), arrangements) if wishes else None
     wanted = {
         port: acceleration.build for port, acceleration in (target.accelerations if target else {}).items()
     }

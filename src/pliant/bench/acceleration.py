@@ -36,22 +36,29 @@ NOTHING = FastpathTarget()
 class Acceleration:
     """What the fast path of a host is to be, worked out once, when it is first asked for or told to look again.
 
-    ``names`` are the interfaces that are to have it, all that can when None; ``mode`` is how. Raises
-    :class:`PliantError` when one of them cannot, with the reasons, or when none can.
+    ``names`` are the interfaces that are to have it, all that can when None; ``mode`` is how; ``counts``: it counts for
+    rules of nftables that do. Raises :class:`PliantError` when one of them cannot, with the reasons, or when none can.
     """
 
-    def __init__(self, host: Host, names: Collection[str] | None = None, *, mode: Mode = Mode.NATIVE) -> None:
+    def __init__(
+        self,
+        host: Host,
+        names: Collection[str] | None = None,
+        *,
+        mode: Mode = Mode.NATIVE,
+        counts: bool = False,
+    ) -> None:
         mounts = private_mounts()
         tree = PinTree(mounts.bpffs / f"acceleration{next(_numbers)}", shipped_layout().digest)
         self.pins = FastpathPins(tree.root, tables_layout())
-        self._host, self._names, self._mode = host, names, mode
+        self._host, self._names, self._mode, self._counts = host, names, mode, counts
         ground = Ground(tree, shipped_layout(), Path(), 0, Holdings(mounts.state))
         self._steps = Fastpaths(ground).steps()
         self._target: FastpathTarget | None = None
 
     def look(self) -> FastpathTarget:
         """Work out anew what it is to be."""
-        found = topology(read_facts(self._host.netns_path), own=())
+        found = topology(read_facts(self._host.netns_path), own=(), counts=lambda name: self._counts)
         modes = {port.index: self._mode for port in found.ports}
         self._target = synthesize(found, modes, self._names)
         missing = set(self._names or ()) - {a.interface for a in self._target.accelerations.values()}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pliant.cli import output as out
-from pliant.cli.context import open_places
+from pliant.cli.context import open_host, open_places
 from pliant.errors import PliantError
 
 if TYPE_CHECKING:
@@ -58,14 +58,17 @@ def _judge(ctx: click.Context, netns: str | None) -> Iterator[Judge]:
     from pliant.kernel.nftables_rules import read_rules
     from pliant.observe.fastpath import FastpathPins, own_programs
     from pliant.observe.network_reader import read_facts
+    from pliant.policy.fastpath import Wishes
 
     with contextlib.ExitStack() as stack:
+        with open_host(ctx) as host:
+            wishes = host.compile().desired.fastpath if netns is None else Wishes()
         if netns is not None:
             path = named_namespace(netns).path
             assert path is not None  # it has a name
             stack.enter_context(entered(path))
         pins = FastpathPins(open_places(ctx).pins, tables_layout())
-        found = topology(read_facts(), own=own_programs(pins))
+        found = topology(read_facts(), own=own_programs(pins), counts=wishes.counts)
         yield stack.enter_context(Judge(pins, found, read_rules()))
 
 

@@ -11,6 +11,7 @@ import click
 
 from pliant.cli import output as out
 from pliant.cli.context import open_host, output_option
+from pliant.cli.fastpath_counters import counters
 from pliant.cli.fastpath_status import status
 from pliant.cli.fastpath_switch import complete_interface, off, on
 from pliant.errors import PliantError
@@ -26,7 +27,7 @@ def fastpath() -> None:
     """Do what the kernel is configured to do with packets, sooner, where that is the same."""
 
 
-for command in (on, off, status):
+for command in (on, off, status, counters):
     fastpath.add_command(command)
 
 
@@ -73,9 +74,11 @@ def _topology(ctx: click.Context, devices: Sequence[str], netns: str | None) -> 
         if facts.interface(name) is None:
             there = ", ".join(sorted(i.name for i in facts.interfaces))
             raise PliantError(f"there is no interface {name}", remedy=f"name one of: {there}")
+    if netns is not None:
+        return work_out(facts, only=devices)
     with open_host(ctx) as host:
-        own = host.fastpath.own(facts) if netns is None else ()
-    return work_out(facts, own=own, only=devices)
+        counts = host.compile().desired.fastpath.counts
+        return work_out(facts, own=host.fastpath.own(facts), only=devices, counts=counts)
 
 
 def _choice(found: Topology, port: Port) -> Choice:

@@ -54,6 +54,13 @@ def _dev_option(text: str) -> Decorator:
     type=click.Choice(MODULES),
     help="Only this. Can be given more than once.  [default: as it is, else all that can be]",
 )
+@click.option(
+    "--rule-counters",
+    type=click.Choice(("kernel", "combined")),
+    default=None,
+    help="Who counts for rules of nftables: the kernel alone, which then sees all that comes to such a rule, or the "
+    "fast path as well: 'pliant fastpath counters' has the sums.  [default: as it is, else kernel]",
+)
 @click.option("--allow-waiting", is_flag=True, help="Accept interfaces that are not on this host yet.")
 @reason_option()
 @dry_run_option()
@@ -64,6 +71,7 @@ def on(
     devices: tuple[str, ...],
     mode: str | None,
     modules: tuple[str, ...],
+    rule_counters: str | None,
     allow_waiting: bool,
     reason: str,
     dry_run: bool,
@@ -77,7 +85,7 @@ def on(
     with open_host(ctx) as host:
 
         def work_out() -> Any:
-            policy = _policy(host.fastpath_policies().get(NAME), devices, mode, modules)
+            policy = _policy(host.fastpath_policies().get(NAME), devices, mode, modules, rule_counters)
             return host.change_to_apply([policy], reason=reason, allow_waiting=allow_waiting)
 
         make(host, work_out, output=output, dry_run=dry_run)
@@ -88,7 +96,11 @@ def on(
 
 
 def _policy(
-    held: FastpathPolicy | None, devices: Sequence[str], mode: str | None, modules: Sequence[str]
+    held: FastpathPolicy | None,
+    devices: Sequence[str],
+    mode: str | None,
+    modules: Sequence[str],
+    rule_counters: str | None,
 ) -> Policy:
     from pliant.features import catalogue
     from pliant.policy.documents import policy_from_document
@@ -105,6 +117,7 @@ def _policy(
         spec["interfaces"] = [ALL]
     spec |= {"mode": mode} if mode else {}
     spec |= {"modules": list(modules)} if modules else {}
+    spec |= {"ruleCounters": rule_counters} if rule_counters else {}
     return policy_from_document(document, "pliant fastpath on", catalogue())
 
 

@@ -19,7 +19,9 @@ from pliant.kernel.probes import SUPPORTED, Probe, State, Support
 from pliant.kernel.templates import load_again, template_of
 
 _ROUTES: Mapping[str, int] = MappingProxyType({"forwards_ipv4": 1, "forwards_ipv6": 1, "comes_with_skb": 1})
-_FILTERS = MappingProxyType({**_ROUTES, "follows_ruleset": 1, "filters_ipv4": 1, "filters_ipv6": 1})
+_FILTERS = MappingProxyType(
+    {**_ROUTES, "follows_ruleset": 1, "filters_ipv4": 1, "filters_ipv6": 1, "counts_rules": 1}
+)
 _TRACKS = MappingProxyType({**_ROUTES, "tracks4": 1, "tracks6": 1, "translates4": 1, "translates6": 1})
 _FUNCTIONS = ("bpf_xdp_ct_lookup", "bpf_ct_release", "bpf_ct_change_timeout")
 _CONNTRACK = "nf_conntrack"

@@ -63,13 +63,15 @@ class Filter:
     """nftables' rules for packets of an IP version that are forwarded, asked once a flow.
 
     ``rows`` is what they have become; ``left`` has a sentence for each rule at which packets are left to the kernel
-    because it is not understood, or has to see them. ``tracks``: they are about connections.
+    because it is not understood, or has to see them. ``tracks``: they are about connections. ``counts``: the fast path
+    counts for those that do.
     """
 
     family: Family
     rows: int
     left: tuple[str, ...] = ()
     tracks: bool = False
+    counts: bool = False
 
     @property
     def name(self) -> str:

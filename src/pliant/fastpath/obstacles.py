@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from pliant.fastpath.modules import Family
 from pliant.fastpath.reasons import Reason
-from pliant.fastpath.ruleset_compile import accepts_something, compiled, why_left
+from pliant.fastpath.ruleset_compile import accepts_something, compiled, said_of, why_left
 from pliant.fastpath.tracking import of_tracking, why_tracked
 from pliant.kernel.rtnetlink_links import ETHERNET
 from pliant.observe.network import BaseChain, Facts, Interface, Rule
@@ -23,8 +23,9 @@ _HASH_POLICIES = {0: "L3", 1: "L4"}  # those told apart by addresses, or by addr
 
 
 def has_effect(facts: Facts, chain: BaseChain) -> bool:
-    """Whether a packet may come out of a chain otherwise than it would without: rules, or a policy to drop."""
-    return chain.policy != "accept" or facts.ruleset.rules_of(chain) is not None
+    """Whether it may matter that a packet has passed a chain: for its rules, or a policy that drops or counts."""
+    counts = chain.counts and chain.type != "nat"  # of connections the first packets, which are the kernel's
+    return chain.policy != "accept" or counts or facts.ruleset.rules_of(chain) is not None
 
 
 def bridge_of(facts: Facts, at: Interface) -> Interface | None:
@@ -102,14 +103,17 @@ def of_sending(facts: Facts, at: Interface, own: frozenset[int]) -> Iterator[Rea
             yield Reason("qdisc", "send", sentence, f"tc qdisc show dev {at.name}")
 
 
-def of_routing(facts: Facts, at: Interface, family: Family) -> Iterator[Reason]:
-    """What keeps routing from being done sooner for packets of a family that come in by an interface."""
+def of_routing(facts: Facts, at: Interface, family: Family, *, counts: bool = False) -> Iterator[Reason]:
+    """What keeps routing from being done sooner for packets of a family that come in by an interface.
+
+    ``counts``: the fast path is to count for rules of nftables that do.
+    """
     module = f"route{family}"
     if at.kind == "bridge":
         sentence = f"{at.name} is a bridge: what comes to it comes in at its ports"
         yield Reason("bridge-device", module, sentence, f"ip link show master {at.name}")
     yield from _forwarding(facts, at, family)
-    yield from _filtering(facts, family, module)
+    yield from _filtering(facts, family, module, counts=counts)
     yield from others_filtering(facts, family, module)
     yield from of_tracking(facts, family, module)
     yield from ipsec_and_ipvs(facts, module)
@@ -146,7 +150,7 @@ def filtering(facts: Facts, family: Family, module: str, code: str) -> Iterator[
     yield from why_tracked(facts, _IP_FAMILIES[family], module)
 
 
-def _filtering(facts: Facts, family: Family, module: str) -> Iterator[Reason]:
+def _filtering(facts: Facts, family: Family, module: str, *, counts: bool) -> Iterator[Reason]:
     """Rules of nftables that accept nothing by themselves, or that are not known."""
     chains = [
         c for c in facts.ruleset.chains if c.family in _IP_FAMILIES[family] and c.hook in _FORWARD_HOOKS
@@ -159,10 +163,10 @@ def _filtering(facts: Facts, family: Family, module: str) -> Iterator[Reason]:
             sentence = f"{_spoken(chain)} is in the way of what is forwarded, and has not been read"
             yield Reason("filtered", module, sentence, _list(chain))
         return
-    rows = compiled(facts.nftables)
+    rows = compiled(facts.nftables, counts=counts)
     if not accepts_something(rows, family):
         left = why_left(rows, family)
-        because = f": {left[0]}" if left else ""
+        because = f": {said_of(left[0])}" if left else ""
         sentence = f"nftables leaves nothing of what is forwarded to the fast path{because}"
         yield Reason("filtered", module, sentence, _list(effective[0]))
 

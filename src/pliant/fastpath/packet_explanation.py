@@ -72,6 +72,7 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "refused": "nftables drops it: the kernel does that, and counts it",
         "dropped": "nftables drops it, and so does the fast path in its place",
         "undecided": "it comes to a rule of nftables that is not understood, or that has to see it",
+        "many counters": "it passes more rules of nftables that count than are kept with a flow",
         "changing": "nftables' rules have changed, and have not been looked at yet",
     }
 )

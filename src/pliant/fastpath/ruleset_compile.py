@@ -9,14 +9,17 @@ affected. :func:`~pliant.fastpath.ruleset_walk.walk` is the same rules' meaning,
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Literal
 
 from pliant.fastpath.ruleset_draft import Draft, Label
 from pliant.fastpath.ruleset_rows import UNDECIDED, Begins, Kind, Left, Row, Rows, digested
-from pliant.fastpath.ruleset_rule import RuleWriter
+from pliant.fastpath.ruleset_rule import COUNTS, RuleWriter
 from pliant.fastpath.ruleset_sets import Sets
 from pliant.fastpath.ruleset_symbols import Place
-from pliant.kernel.nftables_expressions import Ct, Other
+from pliant.fastpath.tracking import TRACKERS
+from pliant.kernel.nftables_counts import RuleCounter
+from pliant.kernel.nftables_expressions import Counter, Ct, Other
 from pliant.kernel.nftables_rules import Chain, Rules
 
 HOOKS = ("prerouting", "forward", "postrouting")
@@ -25,11 +28,10 @@ FAMILIES = {4: ("ip", "inet"), 6: ("ip6", "inet")}
 """The families of tables that see packets of an IP version."""
 _CONNTRACK = -200  # NF_IP_PRI_CONNTRACK
 _GUARD_TCP_SIGNALS = 1  # enum guard
-_TRACKING = ("nat", "masq", "redir", "connlimit", "synproxy", "flow_offload", "match", "target")
 
 
-def compile_ruleset(rules: Rules) -> Rows:
-    """The rows of a ruleset, for both families."""
+def compile_ruleset(rules: Rules, *, counts: bool = False) -> Rows:
+    """The rows of a ruleset, for both families; ``counts``: the fast path counts for rules that do."""
     draft = Draft()
     starts = {family: Label() for family in FAMILIES}
     sets = Sets(draft, rules)
@@ -37,7 +39,9 @@ def compile_ruleset(rules: Rules) -> Rows:
     for label in starts.values():
         draft.write(Row(Kind.BEGIN), target=label)
     written = {
-        family: _FamilyWriter(rules, draft, sets, 4 if family == 4 else 6).write(starts[family])
+        family: _FamilyWriter(rules, draft, sets, 4 if family == 4 else 6, counts=counts).write(
+            starts[family]
+        )
         for family in FAMILIES
     }
     found = draft.finished(rules.generation)
@@ -45,9 +49,22 @@ def compile_ruleset(rules: Rules) -> Rows:
         Row(Kind.BEGIN, target=found.rows[number].target, otherwise=begins[family] | written[family])
         for number, family in enumerate(FAMILIES)
     ]
-    return digested(
-        Rows(found.generation, (*first, *found.rows[2:]), found.members, found.prefixes, found.left)
-    )
+    living = _living(rules) if counts else frozenset()
+    return digested(replace(found, rows=(*first, *found.rows[2:]), living=living))
+
+
+def _living(rules: Rules) -> frozenset[RuleCounter] | None:
+    return frozenset(_counters(rules)) if rules.is_read else None
+
+
+def _counters(rules: Rules) -> Iterator[RuleCounter]:
+    for chain in (*rules.chains, *rules.dormant):
+        name = chain.family, chain.table, chain.table_handle, chain.name
+        if chain.base and chain.base.counts:
+            yield RuleCounter(*name, 0)
+        for rule in chain.rules:
+            counters = sum(isinstance(expression, Counter) for expression in rule.expressions)
+            yield from (RuleCounter(*name, rule.handle, place) for place in range(counters))
 
 
 def _begins(rules: Rules, family: int) -> Begins:
@@ -60,7 +77,7 @@ def _translates(rules: Rules, family: int) -> bool:
     chains = [c for c in rules.chains if c.family in FAMILIES[family]]
     expressions = (e for c in chains for rule in c.rules for e in rule.expressions)
     return any(c.base and c.base.type == "nat" and c.rules for c in chains) and any(
-        isinstance(e, Ct) or (isinstance(e, Other) and e.name in _TRACKING) for e in expressions
+        isinstance(e, Ct) or (isinstance(e, Other) and e.name in TRACKERS) for e in expressions
     )
 
 
@@ -70,13 +87,16 @@ def _bases(rules: Rules, family: int) -> Iterator[Chain]:
         (c, c.base) for c in rules.chains if c.base and c.family in FAMILIES[family] and c.base.hook in HOOKS
     ]
     for chain, base in sorted(found, key=lambda one: (HOOKS.index(one[1].hook), one[1].priority)):
-        if (chain.rules or base.policy != "accept") and base.type != "nat":
+        if (chain.rules or base.policy != "accept" or base.counts) and base.type != "nat":
             yield chain
 
 
 class _FamilyWriter:
-    def __init__(self, rules: Rules, draft: Draft, sets: Sets, family: Literal[4, 6]) -> None:
+    def __init__(
+        self, rules: Rules, draft: Draft, sets: Sets, family: Literal[4, 6], *, counts: bool
+    ) -> None:
         self._rules, self._draft, self._sets, self._family = rules, draft, sets, family
+        self._counts = counts
         self._labels: dict[tuple[str, str, str, Place], Label] = {}
         self._ahead: list[tuple[Chain, Place, Label]] = []
         self._has_guard = self._asks_connection = False
@@ -116,7 +136,10 @@ class _FamilyWriter:
         self._draft.write(Row(Kind.ENTER), target=following, otherwise=policy)
         self._rules_of(chain, place)
         self._draft.mark(policy)
-        if base.policy == "accept":
+        if base.counts and not self._counts_policy(chain):
+            left = Left(chain.family, chain.table, chain.name, None, f"{COUNTS} by its policy")
+            self._draft.leave(left)
+        elif base.policy == "accept":
             self._draft.write(Row(Kind.ACCEPT))
         else:
             self._draft.leave(
@@ -124,12 +147,17 @@ class _FamilyWriter:
             )
         self._draft.write_outlined()
 
+    def _counts_policy(self, chain: Chain) -> bool:
+        """Have the packets counted that come to a policy; False where they cannot be."""
+        counter = RuleCounter(chain.family, chain.table, chain.table_handle, chain.name, 0)
+        return self._counts and self._draft.count(counter)
+
     def _rules_of(self, chain: Chain, place: Place) -> None:
         def label(name: str) -> Label | None:
             return self._label(chain, name, place)
 
         for rule in chain.rules:
-            writer = RuleWriter(self._draft, self._sets, place, chain, rule, label)
+            writer = RuleWriter(self._draft, self._sets, place, chain, rule, label, counts=self._counts)
             writer.write()
             self._has_guard |= writer.has_guard
             self._asks_connection |= writer.asks_connection
@@ -146,14 +174,14 @@ class _FamilyWriter:
         return self._labels[key]
 
 
-_latest: list[tuple[Rules, Rows]] = []
+_latest: dict[bool, tuple[Rules, Rows]] = {}
 
 
-def compiled(rules: Rules) -> Rows:
+def compiled(rules: Rules, *, counts: bool = False) -> Rows:
     """The rows of a ruleset, which are worked out once as long as it is the same object."""
-    if not _latest or _latest[0][0] is not rules:
-        _latest[:] = [(rules, compile_ruleset(rules))]
-    return _latest[0][1]
+    if counts not in _latest or _latest[counts][0] is not rules:
+        _latest[counts] = (rules, compile_ruleset(rules, counts=counts))
+    return _latest[counts][1]
 
 
 def why_left(rows: Rows, family: int) -> list[Left]:
@@ -162,6 +190,12 @@ def why_left(rows: Rows, family: int) -> list[Left]:
     part = rows.rows[start:end] if family == 4 else rows.rows[end:]
     leaving = (r.why for r in part if r.kind is Kind.LEAVE and r.target == UNDECIDED)
     return [rows.left[why] for why in dict.fromkeys(leaving)]
+
+
+def said_of(left: Left) -> str:
+    """Why packets are left, and what can be done about it where something can."""
+    remedy = " (with spec.ruleCounters: combined the fast path counts for it)"
+    return f"{left}{remedy if left.what.startswith(COUNTS) else ''}"
 
 
 def accepts_something(rows: Rows, family: int) -> bool:
@@ -203,6 +237,6 @@ def _following(row: Row, at: int, accepted: int, policy: int) -> tuple[int, ...]
             return (row.target,)
         case Kind.CALL:
             return (row.target, at + 1)
-        case Kind.ENTER:
+        case Kind.ENTER | Kind.COUNT:
             return (at + 1,)
     return (at + 1, row.otherwise)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from pliant.fastpath.ruleset_rows import (
+    COUNTERS_MAX,
     KEY_WORDS,
     MEMBERS_MAX,
     PREFIXES_MAX,
@@ -20,6 +21,7 @@ from pliant.fastpath.ruleset_rows import (
     Row,
     Rows,
 )
+from pliant.kernel.nftables_counts import RuleCounter
 
 _MOST_REASONS = 0xFFFF
 
@@ -51,6 +53,7 @@ class Draft:
         self._members: dict[Member, Label] = {}
         self._prefixes: dict[Prefix, Label] = {}
         self._left: dict[Left, int] = {}
+        self._counters: dict[RuleCounter, int] = {}
         self._sets = 0
 
     def write(self, row: Row, *, otherwise: Label | None = None, target: Label | None = None) -> None:
@@ -72,6 +75,13 @@ class Draft:
     def _leaving(self, left: Left, how: int) -> _Line:
         why = self._left.setdefault(left, len(self._left))
         return _Line(Row(Kind.LEAVE, target=how, why=why), None, None)
+
+    def count(self, counter: RuleCounter) -> bool:
+        """Packets that come here are counted; False where there are more counters than there is room for."""
+        if counter not in self._counters and len(self._counters) >= COUNTERS_MAX:
+            return False
+        self.write(Row(Kind.COUNT, target=self._counters.setdefault(counter, len(self._counters))))
+        return True
 
     def left_elsewhere(self, left: Left, how: int = UNDECIDED) -> Label:
         """A row that leaves packets to the kernel, out of the way."""
@@ -133,7 +143,7 @@ class Draft:
         )
         members = {member: label.row for member, label in self._members.items()}
         prefixes = {prefix: label.row for prefix, label in self._prefixes.items()}
-        return Rows(generation, rows, members, prefixes, tuple(self._left))
+        return Rows(generation, rows, members, prefixes, tuple(self._left), counters=tuple(self._counters))
 
 
 def nothing(generation: int) -> Rows:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-import struct
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from pliant.kernel.nftables_expressions import (
     Within,
 )
 from pliant.kernel.nftables_rules import Chain, Rule, Rules
+from pliant.kernel.xtables_matches import COMMENT, CONNECTION, asked_states
 
 Prefix = ipaddress.IPv4Network
 EVERYWHERE = ipaddress.IPv4Network("0.0.0.0/0")
@@ -46,10 +46,6 @@ _ONLY_ASK = frozenset(
         "pkttype", "set", "state", "tcp", "tos", "ttl", "udp",
     )
 )  # fmt: skip
-_ALWAYS, _CONNECTION = "match:comment", "match:conntrack"
-_CONNECTION_FLAGS = struct.Struct("=146xHHH")  # struct xt_conntrack_mtinfo3, from match_flags on
-_CONNECTION_REVISIONS = (2, 3)
-_BY_STATE, _STATE_ALIAS = 1, 1 << 13  # XT_CONNTRACK_STATE, and that it was written "-m state"
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,9 +229,9 @@ class _Search:
             case Other():
                 if expression.name not in _ONLY_ASK:
                     raise _MayEnd(f"rule {rule.handle} has {expression.name}")
-                if expression.name == _CONNECTION:
+                if expression.name == CONNECTION:
                     return _is_state(expression)
-                return True if expression.name == _ALWAYS else None
+                return True if expression.name == COMMENT else None
         return True
 
     def _put_masked(self, expression: Bitwise) -> None:
@@ -271,12 +267,8 @@ class _Search:
 
 def _is_state(expression: Other) -> bool | None:
     """Whether a connection is in one of the states that a match of iptables asks for, if it asks for nothing else."""
-    if expression.revision not in _CONNECTION_REVISIONS or len(expression.info) < _CONNECTION_FLAGS.size:
-        return None
-    asks, inverts, states = _CONNECTION_FLAGS.unpack_from(expression.info)
-    if asks & ~_STATE_ALIAS != _BY_STATE:
-        return None
-    return bool(states & _ESTABLISHED) != bool(inverts & _BY_STATE)
+    asked = asked_states(expression)
+    return None if asked is None else bool(asked.states & _ESTABLISHED) != asked.is_inverted
 
 
 def _native(number: int) -> _Value:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum, IntFlag
 from hashlib import blake2b
 
+from pliant.kernel.nftables_counts import RuleCounter
+
 ROWS_MAX = 8192
 STEPS_MAX = 1024
 MEMBERS_MAX, PREFIXES_MAX = 60_000, 500_000
@@ -17,6 +19,10 @@ VIEW_WORDS, KEY_WORDS, WINDOW_WORDS = 32, 10, 4
 _ROW = struct.Struct("=BBBxHH48s")
 _MEMBER, _PREFIX = struct.Struct("=II40s"), struct.Struct("=IHH16s")
 _JUMPS_MAX = 16
+COUNTED_MAX = 12
+"""How many rules may count the packets of one flow."""
+COUNTERS_MAX = 2047
+"""How many rules may count: fewer than half of the slots, since a ruleset that is made anew needs others at first."""
 _SET_BITS = 32
 
 
@@ -55,6 +61,7 @@ class Kind(IntEnum):
     ACCEPT = 9
     DONE = 10
     BEGIN = 11
+    COUNT = 12
 
 
 class Begins(IntFlag):
@@ -128,6 +135,10 @@ class Rows:
 
     Row 0 begins IPv4, row 1 IPv6. ``members`` and ``prefixes`` say at which row it goes on, 0 means the next. ``left``
     says why rows leave packets to the kernel. ``digest`` tells rows from others, whatever their generation.
+
+    ``counters`` are those that rows count for: a row has the number of one there, and once it is :func:`numbered` its
+    slot. ``living`` are those whose rules are there, whether packets come to them or not: what was counted for them is
+    kept, as is all where that is not known (None).
     """
 
     generation: int
@@ -136,6 +147,8 @@ class Rows:
     prefixes: Mapping[Prefix, int] = field(default_factory=dict)
     left: tuple[Left, ...] = ()
     digest: int = 0
+    counters: tuple[RuleCounter, ...] = ()
+    living: frozenset[RuleCounter] | None = frozenset()
 
     def begins(self, family: int) -> Begins:
         """What is known of all rows of IPv4 (4) or IPv6 (6)."""
@@ -167,19 +180,37 @@ def digested(rows: Rows) -> Rows:
     prefixes = sorted((encode_prefix(0, prefix), target) for prefix, target in rows.prefixes.items())
     for key, target in (*members, *prefixes):
         digest.update(key + target.to_bytes(4, "little"))
+    if rows.counters:
+        digest.update(repr(tuple(map(tuple, rows.counters))).encode())
     return replace(rows, digest=int.from_bytes(digest.digest(), "little") | 1)
+
+
+def numbered(rows: Rows, slots: Mapping[RuleCounter, int]) -> Rows:
+    """The same with slots in the place of counters; what comes to one that has none is the kernel's."""
+    if not rows.counters:
+        return rows
+
+    def with_slot(row: Row) -> Row:
+        if row.kind is not Kind.COUNT:
+            return row
+        slot = slots.get(rows.counters[row.target])
+        return Row(Kind.LEAVE, target=UNDECIDED) if slot is None else replace(row, target=slot)
+
+    return digested(replace(rows, rows=tuple(map(with_slot, rows.rows))))
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
     """What rows say of a packet: ``accept``, ``refuse`` or ``leave``, and why it is left.
 
-    ``guarded``: that holds for TCP without SYN, FIN and RST only.
+    ``guarded``: that holds for TCP without SYN, FIN and RST only. ``counted`` are the targets of the rows that
+    count it.
     """
 
     verdict: str
     left: Left | None = None
     guarded: bool = False
+    counted: tuple[int, ...] = ()
 
 
 def decide(rows: Rows, family: int, view: bytes) -> Decision:
@@ -188,6 +219,7 @@ def decide(rows: Rows, family: int, view: bytes) -> Decision:
     if rows.begins(family) & Begins.EMPTY:
         return Decision("accept")
     at, calls, accepted, policy = rows.rows[at].target, list[int](), 0, 0
+    counted: list[int] = []
     for _ in range(STEPS_MAX):
         row = rows.rows[at]
         match row.kind:
@@ -206,11 +238,16 @@ def decide(rows: Rows, family: int, view: bytes) -> Decision:
                 calls, accepted, policy, at = [], row.target, row.otherwise, at + 1
             case Kind.ACCEPT:
                 calls, at = [], accepted
+            case Kind.COUNT:
+                if len(counted) >= COUNTED_MAX:
+                    return Decision("leave")
+                counted.append(row.target)
+                at += 1
             case Kind.DONE:
-                return Decision("accept", guarded=bool(row.otherwise))
+                return Decision("accept", None, bool(row.otherwise), tuple(counted))
             case _:
                 verdict = "leave" if row.target == UNDECIDED else "refuse"
-                return Decision(verdict, rows.left[row.why], guarded=bool(row.otherwise))
+                return Decision(verdict, rows.left[row.why], bool(row.otherwise), tuple(counted))
     return Decision("leave")
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -26,6 +27,7 @@ from pliant.fastpath.ruleset_symbols import (
     payload,
     turned,
 )
+from pliant.kernel.nftables_counts import RuleCounter
 from pliant.kernel.nftables_expressions import (
     Bitwise,
     ByteOrder,
@@ -42,16 +44,20 @@ from pliant.kernel.nftables_expressions import (
     Within,
 )
 from pliant.kernel.nftables_rules import Chain, Rule
+from pliant.kernel.xtables_matches import COMMENT, asked_states
 
 _WORD = b"\xff" + bytes(15)
 _HAS_PORTS = Row(Kind.EQUAL, View.HAS_PORTS, mask=_WORD, value=b"\1" + bytes(15))
 _MOST_RESULT_BYTES = 64
+COUNTS = "counts packets"
+"""Why packets are left to the kernel that rules count, where the fast path is not to count for them."""
 
 
 class RuleWriter:
     """Writes a rule; what is not understood leaves the packets that come to it to the kernel.
 
-    ``chain_label`` gives the row where a chain of the same table begins, or None. After writing, ``has_guard`` says
+    ``chain_label`` gives the row where a chain of the same table begins, or None. ``counts``: the fast path counts for
+    rules that do; else what comes to them is the kernel's. After writing, ``has_guard`` says
     that the rule tells TCP packets with SYN, FIN or RST from others, ``asks_connection`` that it looks at connections.
     """
 
@@ -63,12 +69,15 @@ class RuleWriter:
         chain: Chain,
         rule: Rule,
         chain_label: Callable[[str], Label | None],
+        *,
+        counts: bool = False,
     ) -> None:
-        self._draft, self._sets, self._place = draft, sets, place
+        self._draft, self._sets, self._place, self._counts = draft, sets, place, counts
         self._chain, self._rule, self._chain_label = chain, rule, chain_label
         self._following = Label()
         self._registers = Registers()
         self._protocol: int | None = None
+        self._counters = 0
         self.has_guard = self.asks_connection = False
 
     def write(self) -> None:
@@ -118,10 +127,34 @@ class RuleWriter:
                     return False
                 self._registers.put(expression.register or 0, constant(expression.value))
             case Counter():
-                raise NotUnderstood("counts packets")
+                self._count()
             case Other():
-                raise NotUnderstood(f"has {expression.name}")
+                return self._match(expression)
         return True
+
+    def _count(self) -> None:
+        if not self._counts:
+            raise NotUnderstood(COUNTS)
+        chain = self._chain
+        counter = RuleCounter(
+            chain.family, chain.table, chain.table_handle, chain.name, self._rule.handle, self._counters
+        )
+        self._counters += 1
+        if not self._draft.count(counter):
+            raise NotUnderstood("is one of more rules that count than there is room for")
+
+    def _match(self, expression: Other) -> bool:
+        """A match of iptables, which nftables has no instructions for."""
+        if expression.name == COMMENT:
+            return True
+        asked = asked_states(expression)
+        if asked is None:
+            raise NotUnderstood(f"has {expression.name}")
+        self.asks_connection = True
+        states = asked.states.to_bytes(4, sys.byteorder)
+        held = connection(self._place, "state", "")
+        some = tuple(byte.changed(mask, 0) for byte, mask in zip(held, states, strict=True))
+        return self._equal(some, bytes(4)) if asked.is_inverted else self._unequal(some, bytes(4))
 
     def _payload(self, expression: Payload) -> Bytes:
         at, length = expression.offset, expression.length

@@ -73,12 +73,14 @@ class Step:
 class Walk:
     """What became of a packet at a hook: accept, drop or unknown, and the rules that were asked.
 
-    ``because`` says which rule decided, or by which policy, or what was not understood.
+    ``because`` says which rule decided, or by which policy, or what was not understood. ``counted`` has the rules that
+    have counted it, by chain and handle, as often as they have; handle 0 is a policy.
     """
 
     verdict: Literal["accept", "drop", "unknown"]
     because: str
     steps: tuple[Step, ...]
+    counted: tuple[tuple[str, int], ...] = ()
 
 
 class _Unknown(Exception):
@@ -103,8 +105,8 @@ def walk(rules: Rules, hook: str, packet: Packet) -> Walk:
         except _Unknown as unknown:
             return Walk("unknown", f"{name}: {unknown}", tuple(machine.steps))
         if verdict == "drop":
-            return Walk("drop", because, tuple(machine.steps))
-    return Walk("accept", because, tuple(machine.steps))
+            return Walk("drop", because, tuple(machine.steps), tuple(machine.counted))
+    return Walk("accept", because, tuple(machine.steps), tuple(machine.counted))
 
 
 @dataclass(slots=True)
@@ -112,6 +114,7 @@ class _Machine:
     rules: Rules
     packet: Packet
     steps: list[Step] = field(default_factory=list)
+    counted: list[tuple[str, int]] = field(default_factory=list)
     registers: bytearray = field(default_factory=lambda: bytearray(_REGISTERS_BYTES))
 
     def run(self, base: Chain) -> tuple[str, str]:
@@ -122,6 +125,8 @@ class _Machine:
             if at == len(chain.rules):
                 if not stack:
                     policy = base.base.policy if base.base else "accept"
+                    if base.base and base.base.counts:
+                        self.counted.append((base.name, 0))
                     return policy, f"the policy of {base.family} {base.table} {base.name}"
                 chain, at = stack.pop()
                 continue
@@ -185,7 +190,7 @@ class _Machine:
                     return expression.verdict
                 self._put(expression.register or 0, expression.value)
             case Counter():
-                pass
+                self.counted.append((chain.name, rule.handle))
             case Other() | Ct():
                 name = expression.name if isinstance(expression, Other) else f"ct {expression.key}"
                 raise _Unknown(f"rule {rule.handle} has {name}")

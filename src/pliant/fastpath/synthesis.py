@@ -25,6 +25,9 @@ BELIEVED_US = 100_000
 CONFIRMED_EVERY_US = 1_000_000
 """How often the kernel sees a packet to each neighbour, which keeps its entry fresh."""
 
+COUNTS_RULES = "counts_rules"
+"""The constant of programs that count for rules of nftables."""
+
 Constants = dict[str, int | bytes]
 
 
@@ -59,7 +62,9 @@ def synthesize(
         return FastpathTarget(wanted, exits)
     asked = exits | {port.ifindex for port in wanted}
     names = {at.index: at.name for at in topology.facts.interfaces if at.index in asked}
-    return FastpathTarget(wanted, exits, compiled(topology.facts.nftables), names)
+    running = {port.ifindex for port in wanted}
+    counts = any(way.counts for way in topology.ports if way.index in running)
+    return FastpathTarget(wanted, exits, compiled(topology.facts.nftables, counts=counts), names)
 
 
 def _narrowest(topology: Topology) -> int:
@@ -93,6 +98,8 @@ def _routing(way: Way, mode: Mode, narrowest: int) -> Constants:
             f"translates{route.family}": int(mode is Mode.NATIVE and Nat(route.family) in way.modules),
             "jiffy_us": jiffy_us(),
         }
+    if any(isinstance(module, Filter) and module.counts for module in way.modules):
+        constants[COUNTS_RULES] = 1
     return constants
 
 

@@ -8,7 +8,7 @@ may redirect to it; and it draws the way of a packet through the kernel as a gra
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from pliant.fastpath.graph import Edge, Graph, Node, draw
 from pliant.fastpath.modules import Bridge, Family, Filter, Module, Overlay, Route
 from pliant.fastpath.pods import ground_of, of_tcp, overlay
 from pliant.fastpath.reasons import Reason
-from pliant.fastpath.ruleset_compile import compiled, why_left
+from pliant.fastpath.ruleset_compile import compiled, said_of, why_left
 from pliant.fastpath.ruleset_rows import Begins
 from pliant.kernel.rtnetlink_links import LOOPBACK
 from pliant.observe.network import Facts, Interface
@@ -33,7 +33,8 @@ class Port:
     """An interface as the fast path sees it.
 
     ``modules`` may take what comes in. ``reasons`` say why others that would fit do not: each module that an interface
-    could have is in one of the two. ``sends``: others may redirect to it; else ``send_reasons`` say why not.
+    could have is in one of the two. ``counts``: its fast path is to count for rules of nftables that do. ``sends``:
+    others may redirect to it; else ``send_reasons`` say why not.
     """
 
     index: int
@@ -42,6 +43,7 @@ class Port:
     modules: tuple[Module, ...]
     reasons: tuple[Reason, ...]
     send_reasons: tuple[Reason, ...]
+    counts: bool = False
 
     @property
     def sends(self) -> bool:
@@ -82,16 +84,25 @@ class Topology:
         }
 
 
-def topology(facts: Facts, *, own: Iterable[int] = (), only: Iterable[str] = ()) -> Topology:
+def topology(
+    facts: Facts,
+    *,
+    own: Iterable[int] = (),
+    only: Iterable[str] = (),
+    counts: Callable[[str], bool] = lambda name: False,
+) -> Topology:
     """Work out what can be accelerated.
 
     ``own`` are the ids of programs that are Pliant's, which stand in nobody's way. ``only`` names the interfaces that
-    are asked about, all when there are none; the others are still ways out.
+    are asked about, all when there are none; the others are still ways out. ``counts`` says of an interface whether its
+    fast path is to count for rules of nftables that do.
     """
     ours, named = frozenset(own), frozenset(only)
     chosen = (i for i in facts.interfaces if i.media != LOOPBACK and (not named or i.name in named))
     above = obstacles.stacked(facts)
-    return Topology(tuple(_port(facts, at, ours, above.get(at.index, ())) for at in chosen), facts)
+    return Topology(
+        tuple(_port(facts, at, ours, above.get(at.index, ()), counts=counts(at.name)) for at in chosen), facts
+    )
 
 
 def flow_keys(facts: Facts, family: Family) -> tuple[str, ...]:
@@ -114,7 +125,9 @@ def flow_keys(facts: Facts, family: Family) -> tuple[str, ...]:
     return tuple(sorted(keys))
 
 
-def _port(facts: Facts, at: Interface, own: frozenset[int], above: Sequence[Interface]) -> Port:
+def _port(
+    facts: Facts, at: Interface, own: frozenset[int], above: Sequence[Interface], *, counts: bool
+) -> Port:
     modules: list[Module] = []
     reasons: list[Reason] = []
     bridge = obstacles.bridge_of(facts, at)
@@ -129,16 +142,16 @@ def _port(facts: Facts, at: Interface, own: frozenset[int], above: Sequence[Inte
         for family in _FAMILIES:
             found = [
                 *obstacles.of_interface(facts, at, own, above, f"route{family}"),
-                *obstacles.of_routing(facts, at, family),
+                *obstacles.of_routing(facts, at, family, counts=counts),
             ]
             reasons += found
             if not found:
                 modules += [
                     _route(facts, at, family),
-                    *_filter(facts, family),
+                    *_filter(facts, family, counts=counts),
                     *tracking.modules(facts, family),
                 ]
-                reasons += [*tracking.of_tcp(facts, family), *_left(facts, family)]
+                reasons += [*tracking.of_tcp(facts, family), *_left(facts, family, counts=counts)]
     if (ground := ground_of(facts, at)) is not None:
         between_pods = overlay(facts, at, ground, own, above)
         if isinstance(between_pods, Overlay):
@@ -147,7 +160,7 @@ def _port(facts: Facts, at: Interface, own: frozenset[int], above: Sequence[Inte
         else:
             reasons += between_pods
     sending = tuple(obstacles.of_sending(facts, at, own))
-    return Port(at.index, at.name, at.kind, tuple(modules), tuple(dict.fromkeys(reasons)), sending)
+    return Port(at.index, at.name, at.kind, tuple(modules), tuple(dict.fromkeys(reasons)), sending, counts)
 
 
 def _route(facts: Facts, at: Interface, family: Family) -> Route:
@@ -162,23 +175,23 @@ def _route(facts: Facts, at: Interface, family: Family) -> Route:
     )
 
 
-def _left(facts: Facts, family: Family) -> Iterator[Reason]:
+def _left(facts: Facts, family: Family, *, counts: bool) -> Iterator[Reason]:
     """At which rules packets are left to the kernel; of many the first."""
-    found = why_left(compiled(facts.nftables), family)
+    found = why_left(compiled(facts.nftables, counts=counts), family)
     for number, left in enumerate(found[:_MOST_RULES]):
         more = len(found) - _MOST_RULES if number == _MOST_RULES - 1 else 0
         others = f"; and at {more} more rules" if more > 0 else ""
-        sentence = f"packets are the kernel's where they come to it: {left}{others}"
+        sentence = f"packets are the kernel's where they come to it: {said_of(left)}{others}"
         look = f"nft -a list chain {left.family} {left.table} {left.chain}"
         yield Reason("left-by-rule", f"rules{family}", sentence, look)
 
 
-def _filter(facts: Facts, family: Family) -> Iterator[Filter]:
-    rows = compiled(facts.nftables)
+def _filter(facts: Facts, family: Family, *, counts: bool) -> Iterator[Filter]:
+    rows = compiled(facts.nftables, counts=counts)
     begins = rows.begins(family)
     if not begins & Begins.EMPTY:
         left = tuple(map(str, why_left(rows, family)))
-        yield Filter(family, len(rows.rows), left, bool(begins & Begins.TRACKED))
+        yield Filter(family, len(rows.rows), left, bool(begins & Begins.TRACKED), bool(rows.counters))
 
 
 def _bridge(facts: Facts, at: Interface, bridge: Interface) -> Bridge:

@@ -14,7 +14,7 @@ _LIBERAL = (
     ("tcp_be_liberal", "net.netfilter.nf_conntrack_tcp_be_liberal"),
     ("tcp_ignore_invalid_rst", "net.netfilter.nf_conntrack_tcp_ignore_invalid_rst"),
 )
-_TRACKERS = frozenset({"ct", "nat", "masq", "redir", "connlimit", "synproxy", "flow_offload"}) | {
+TRACKERS = frozenset({"ct", "nat", "masq", "redir", "connlimit", "synproxy", "flow_offload"}) | {
     f"match:{name}"
     for name in (
         "conntrack", "state", "connmark", "connbytes", "connlimit", "connlabel", "helper", "cluster"
@@ -25,6 +25,7 @@ _TRACKERS = frozenset({"ct", "nat", "masq", "redir", "connlimit", "synproxy", "f
         "CONNMARK", "CONNSECMARK", "CT", "MASQUERADE", "SNAT", "DNAT", "REDIRECT", "NETMAP", "SYNPROXY"
     )
 }  # fmt: skip
+"""Expressions of rules that have the kernel track connections."""
 _UNFOLLOWED = frozenset(
     {"notrack", "synproxy", "flow_offload", "target:CT", "target:NOTRACK", "target:SYNPROXY"}
 )
@@ -37,7 +38,7 @@ def why_tracked(facts: Facts, families: tuple[str, ...], module: str) -> Iterato
     A chain of type nat does not, as long as it has no rule that translates.
     """
     for rules in facts.ruleset.rules:
-        used = _TRACKERS.intersection(rules.expressions)
+        used = TRACKERS.intersection(rules.expressions)
         if rules.family in families and used:
             place = f"{rules.family} {rules.table} {rules.chain}"
             sentence = f"rules of the chain {place} have the kernel track connections ({min(used)})"

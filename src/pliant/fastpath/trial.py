@@ -26,7 +26,9 @@ _XDP_CONTEXT = struct.Struct("=6I")  # struct xdp_md
 _SKB_CONTEXT = struct.Struct("=36xII148x")
 _CONSTANTS = ".rodata"
 # What programs write to, so that asking leaves no trace.
-_WRITTEN = frozenset({"flows4", "flows6", "pod_flows", "confirmed", "crossings", "signals", "evaluations"})
+_WRITTEN = frozenset(
+    {"flows4", "flows6", "pod_flows", "confirmed", "crossings", "signals", "evaluations", "rule_counts"}
+)
 _LEAST_BYTES = 14
 _AT_FIRST = ("confirming", "refused")  # what may be said of the first packet of a flow alone
 

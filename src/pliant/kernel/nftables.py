@@ -47,6 +47,7 @@ _HOOKS = {
 }
 _DEVICE_PREFIX = 2  # NFTA_DEVICE_PREFIX; Linux 6.16 wrote a name without its NUL instead
 _DORMANT = 0x1  # NFT_TABLE_F_DORMANT
+_CHAIN_COUNTERS = 8  # NFTA_CHAIN_COUNTERS
 _HARDWARE = 0x2  # NFT_CHAIN_HW_OFFLOAD
 _DROP = 0
 
@@ -56,7 +57,8 @@ class BaseChain:
     """A chain that is hooked into the path of packets.
 
     ``family``, ``hook`` and ``type`` as nft(8) names them; ``policy`` is accept or drop; ``devices`` are those of an
-    ingress or egress hook, by name, or with a final * by how their names begin.
+    ingress or egress hook, by name, or with a final * by how their names begin. ``counts``: packets that come to its
+    policy, as iptables-restore has it.
     """
 
     family: str
@@ -68,6 +70,7 @@ class BaseChain:
     policy: str
     devices: tuple[str, ...] = ()
     is_offloaded: bool = False
+    counts: bool = False
 
     def is_at(self, interface: str) -> bool:
         """Whether an ingress or egress hook is that of an interface."""
@@ -236,6 +239,7 @@ def parse_chain(message: memoryview) -> BaseChain | None:
         policy="drop" if 5 in found and network_number(found[5]) == _DROP else "accept",
         devices=tuple(sorted(set(devices))),
         is_offloaded=bool(network_number(found.get(10)) & _HARDWARE),
+        counts=_CHAIN_COUNTERS in found,
     )
 
 

@@ -51,13 +51,17 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A chain with its rules in order; ``base`` says where it is hooked in, None: others jump to it."""
+    """A chain with its rules in order; ``base`` says where it is hooked in, None: others jump to it.
+
+    ``table_handle`` names its table as long as that lives.
+    """
 
     family: str
     table: str
     name: str
     base: BaseChain | None
     rules: tuple[Rule, ...]
+    table_handle: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +102,16 @@ class Set:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Everything of a generation, but for tables that are dormant."""
+    """Everything of a generation; ``dormant`` are the chains of tables that do nothing for now, which are apart.
+
+    ``is_read``: it is known what there is; else only that none of it is about packets that are forwarded.
+    """
 
     generation: int = 0
     chains: tuple[Chain, ...] = ()
     sets: tuple[Set, ...] = ()
+    dormant: tuple[Chain, ...] = ()
+    is_read: bool = True
 
     def chain(self, family: str, table: str, name: str) -> Chain | None:
         """A chain by its name; None when there is none."""
@@ -133,27 +142,30 @@ def rules_through(netlink: Netlink) -> Rules:
     )
 
 
-def _read(netlink: Netlink) -> tuple[tuple[Chain, ...], tuple[Set, ...]]:
-    dormant = {
-        (family, text(found.get(1)))
-        for family, found in map(list_message, netlink.dump(GETTABLE, request(), "list the nftables tables"))
-        if network_number(found.get(2)) & _DORMANT
-    }
+def _read(netlink: Netlink) -> tuple[tuple[Chain, ...], tuple[Set, ...], tuple[Chain, ...]]:
+    dormant, handles = set(), {}
+    for family, found in map(list_message, netlink.dump(GETTABLE, request(), "list the nftables tables")):
+        handles[family, text(found.get(1))] = network_number(found.get(4))
+        if network_number(found.get(2)) & _DORMANT:
+            dormant.add((family, text(found.get(1))))
     rules: dict[tuple[str, str, str], list[Rule]] = {}
     for message in netlink.dump(GETRULE, request(), "list the nftables rules"):
         family, found = list_message(message)
         parts = elements(found[4]) if 4 in found else ()
         rule = Rule(network_number(found.get(3)), tuple(parse_expression(raw) for _, raw in parts))
         rules.setdefault((family, text(found.get(1)), text(found.get(2))), []).append(rule)
-    chains = []
+    chains: list[Chain] = []
+    sleeping: list[Chain] = []
     for message in netlink.dump(GETCHAIN, request(), "list the nftables chains"):
         family, found = list_message(message)
         table, name = text(found.get(1)), text(found.get(3))
-        if (family, table) not in dormant:
-            own = tuple(rules.get((family, table, name), ()))
-            chains.append(Chain(family, table, name, parse_chain(message), own))
+        own = tuple(rules.get((family, table, name), ()))
+        handle = handles.get((family, table), 0)
+        chain = Chain(family, table, name, parse_chain(message), own, handle)
+        (sleeping if (family, table) in dormant else chains).append(chain)
     sets = [_set(netlink, m) for m in netlink.dump(GETSET, request(), "list the nftables sets")]
-    return tuple(chains), tuple(s for s in sets if (s.family, s.table) not in dormant)
+    awake = tuple(s for s in sets if (s.family, s.table) not in dormant)
+    return tuple(chains), awake, tuple(sleeping)
 
 
 def _set(netlink: Netlink, message: memoryview) -> Set:

@@ -32,7 +32,9 @@ from typing import NamedTuple
 from pliant.kernel.errors import KernelError
 from pliant.kernel.links import Link
 from pliant.kernel.maps import Map
+from pliant.kernel.nftables_counts import RuleCounter
 from pliant.kernel.programs import Program
+from pliant.observe.rule_counters import SLOTS, read_slots
 
 _U32 = struct.Struct("=I")
 GENERATION = "generation"
@@ -175,7 +177,8 @@ class FastpathState:
     or whose link runs nothing of ours, and such as something was begun for and not finished. ``paused`` says that all
     packets are left to the kernel for now; ``other_tables`` are those of other builds. ``names`` are those of the
     interfaces there are. ``ruleset`` says which of nftables' rules are in force, ``rule_names`` what interfaces are
-    called in them. ``has_tables``: this build's tables are there.
+    called in them; ``rule_slots`` has the counters of rules by the slots that they have
+    here. ``has_tables``: this build's tables are there.
     """
 
     running: Mapping[Port, str] = field(default_factory=dict)
@@ -187,6 +190,7 @@ class FastpathState:
     names: Mapping[int, str] = field(default_factory=dict, compare=False)
     ruleset: RulesetState = _NO_RULES
     rule_names: Mapping[int, str] = field(default_factory=dict)
+    rule_slots: Mapping[int, RuleCounter] = field(default_factory=dict)
     has_tables: bool = field(default=False, compare=False)
 
     @property
@@ -223,6 +227,7 @@ def read_fastpath(pins: FastpathPins) -> FastpathState:
         names,
         read_ruleset_state(pins),
         read_names(pins),
+        read_slots(pins.table(SLOTS)),
         pins.table(GENERATION).exists(),
     )
 

@@ -183,8 +183,8 @@ def _ruleset(netlink: Netlink) -> dict[str, Any]:
     ruleset, rules = ruleset_through(netlink), Rules(-1)
     for _ in range(_ATTEMPTS):
         ways = [c for c in ruleset.chains if c.hook in _FORWARD_HOOKS]
-        if not any(c.policy != "accept" or ruleset.rules_of(c) for c in ways):
-            return {"ruleset": ruleset, "nftables": Rules(ruleset.generation)}
+        if not any(c.policy != "accept" or c.counts or ruleset.rules_of(c) for c in ways):
+            return {"ruleset": ruleset, "nftables": Rules(ruleset.generation, is_read=False)}
         rules = rules_through(netlink)
         if rules.generation == ruleset.generation:
             break

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from pliant.fastpath.target import Acceleration, FastpathTarget
 from pliant.observe.fastpath import FastpathState, Port, RulesetState
-from pliant.plan.fastpath_rules import RULE_STEPS, rule_steps
+from pliant.plan.fastpath_rules import RULE_STEPS, rule_steps, superseded_slots
 from pliant.plan.steps import Step
 
 
@@ -223,7 +223,7 @@ def accelerations(found: FastpathState, target: FastpathTarget) -> Iterator[Step
         return found.names.get(port.ifindex, f"interface {port.ifindex} (gone)")
 
     if not (found.running or found.idle):  # the tables go with what was lost
-        found = replace(found, exits={}, paused=False, ruleset=RulesetState(), rule_names={})
+        found = replace(found, exits={}, paused=False, ruleset=RulesetState(), rule_names={}, rule_slots={})
     exits = _numbered(found.exits, target.exits)
     pauses = _is_wrong(found, target, exits)
     if pauses and not found.paused:
@@ -312,6 +312,7 @@ def superseded(found: FastpathState, target: FastpathTarget) -> Iterator[Step]:
             yield ForgetFastpath("nothing runs it any more", port, interface, build)
     for layout in found.other_tables:
         yield RetireTables("no program uses them any more", layout)
+    yield from superseded_slots(found, target)
 
 
 def _is_kept(found: FastpathState, target: FastpathTarget, port: Port) -> bool:

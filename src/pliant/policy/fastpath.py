@@ -27,6 +27,9 @@ MODULES: tuple[str, ...] = get_args(Module)
 Asked = Literal["auto", "native", "generic", "tc"]
 """How an interface is to run it; auto: in the driver or at tc, whichever makes nothing slower, or not at all."""
 
+RuleCounters = Literal["kernel", "combined"]
+"""Who counts for rules of nftables: the kernel alone, or the fast path as well."""
+
 
 def _check_interface(name: str) -> str:
     example = "write for example eth0, or a glob such as eth*"
@@ -79,6 +82,12 @@ class FastpathSpec(Written):
         description="How: in the driver (native XDP), without its help (generic XDP), at tc, or whichever of native "
         "and tc makes nothing slower (auto). Where it cannot be as asked there is no fast path, never another one.",
     )
+    ruleCounters: RuleCounters = Field(
+        "kernel",
+        description="Who counts for rules of nftables that count: the kernel alone, to which the fast path leaves all "
+        "packets that come to such a rule (kernel), or each its own packets, so that the sum of both is right and nft "
+        "and iptables show only the kernel's part (combined).",
+    )
     priority: int = Field(
         100, ge=0, le=1_000_000, description="Which policy wins where two are for one interface: the higher."
     )
@@ -97,7 +106,10 @@ class FastpathPolicy(HostPolicy):
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a policy asks for on its interfaces; ``modules`` is None for all that can be."""
+    """What a policy asks for on its interfaces; ``modules`` is None for all that can be.
+
+    ``counts``: the fast path counts for rules of nftables that do.
+    """
 
     policy: str
     priority: int
@@ -105,6 +117,7 @@ class Wish:
     interfaces: tuple[str, ...]
     modules: frozenset[str] | None
     mode: Asked
+    counts: bool = False
 
     def is_for(self, interface: str) -> bool:
         """Whether the policy is for an interface."""
@@ -116,7 +129,7 @@ class Wish:
 
     def differs(self, other: Wish) -> bool:
         """Whether it asks for something else than another."""
-        return (self.modules, self.mode) != (other.modules, other.mode)
+        return (self.modules, self.mode, self.counts) != (other.modules, other.mode, other.counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +145,11 @@ class Wishes:
         """What is asked for on an interface; None where nothing is."""
         return next((wish for wish in self.all if wish.is_for(interface)), None)
 
+    def counts(self, interface: str) -> bool:
+        """Whether the fast path of an interface is to count for rules of nftables that do."""
+        wish = self.of(interface)
+        return wish is not None and wish.counts
+
     def draws(self, interfaces: Iterable[str]) -> Iterator[str]:
         """A sentence for each interface of which two policies of one priority want different things."""
         for name in interfaces:
@@ -141,7 +159,7 @@ class Wishes:
                 if one.differs(other):
                     yield (
                         f"policies '{one.policy}' and '{other.policy}' are both for the interface {name}, with "
-                        "different modules or modes"
+                        "different modules, modes or counters"
                     )
 
 
@@ -155,6 +173,7 @@ def wishes(policies: Iterable[Policy], numbering: Numbering, off: Switches = ALL
             interfaces=policy.spec.interfaces,
             modules=frozenset(policy.spec.modules) if policy.spec.modules else None,
             mode=policy.spec.mode,
+            counts=policy.spec.ruleCounters == "combined",
         )
         for policy in fastpath_policies(policies)
         if not off.of_policy(policy.name)

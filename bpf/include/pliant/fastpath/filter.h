@@ -4,8 +4,9 @@
  * (src/pliant/fastpath/ruleset_compile.py), asked once when the flow's way is looked for.
  *
  * A row tests something of the packet, or says where to go on. Rows end in an acceptance, or in leaving the flow to the
- * kernel: since it is dropped, or counted, or because a rule that it comes to is not understood. Nothing here changes
- * what the kernel would do with a packet that it is left.
+ * kernel: since it is dropped, or because a rule that it comes to has to see it, or is not understood. Nothing here
+ * changes what the kernel would do with a packet that it is left. Which rules count the packet is kept with its flow,
+ * where that is asked for (counts_rules); else what comes to such a rule is the kernel's.
  *
  * The tables have two halves, of which one is in force. They are those of a generation of the kernel's ruleset, and as
  * soon as the kernel has another one they say nothing: all is the kernel's until user space has compiled that. Where
@@ -30,10 +31,13 @@
 #define TCP_BYTES    20
 #define ICMP_BYTES   4
 #define NO_PREALLOC  1 /* BPF_F_NO_PREALLOC */
+#define RULE_SLOTS   4096
+#define NAME_BYTES   256 /* NFT_NAME_MAXLEN */
 
 const volatile bool follows_ruleset = false; /* the tables below are kept */
 const volatile bool filters_ipv4 = false;    /* and are asked; if not they have to be empty */
 const volatile bool filters_ipv6 = false;
+const volatile bool counts_rules = false; /* for rules that count; if not what comes to them is the kernel's */
 
 /* What a packet is as the forward hook sees it: words as nftables has them in its registers. */
 enum view {
@@ -67,6 +71,7 @@ enum row_kind {
 	ROW_ACCEPT, /* by this base chain */
 	ROW_DONE,   /* accepted by all; here and where it leaves, otherwise: enum guard */
 	ROW_BEGIN,  /* target: the first row; otherwise: enum begins */
+	ROW_COUNT,  /* a rule counts the packet, in the slot `target` */
 };
 
 enum leave {
@@ -158,6 +163,32 @@ struct {
 	__type(value, struct interface_name);
 } interface_names SEC(".maps");
 
+/* What was counted for rules here, by slot; the kernel's own counters have the rest. Slot 0 is no rule's. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, RULE_SLOTS);
+	__type(key, __u32);
+	__type(value, struct count);
+} rule_counts SEC(".maps");
+
+/* Whose a slot is, for user space: handles are given once, so that no other rule is ever taken for it. */
+struct rule_slot {
+	__u64 table_handle;
+	__u64 handle; /* 0: the chain's policy */
+	__u32 place;  /* of the counter among those of the rule */
+	char family[12];
+	char table[NAME_BYTES];
+	char chain[NAME_BYTES];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, RULE_SLOTS);
+	__uint(map_flags, NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, struct rule_slot);
+} rule_slots SEC(".maps");
+
 struct evaluation {
 	__u32 view[VIEW_WORDS];
 	struct member_key member;
@@ -171,6 +202,8 @@ struct evaluation {
 	__u32 guards;
 	bool is_decided;
 	__u16 calls[JUMPS_MAX];
+	__u16 counted[COUNTED_MAX];
+	__u32 counters;
 };
 
 struct {
@@ -211,6 +244,30 @@ static __always_inline enum reason leave(struct way *way, enum reason reason, __
 }
 
 /*
+ * A packet is forwarded or dropped here: count it for the rules that do, as they would, with its bytes from the IP
+ * header on. What the kernel sees it counts itself.
+ */
+static __noinline __attribute__((unused)) int count_for_rules(const struct way *way, __u32 bytes)
+{
+	struct count *counted;
+	__u32 slot;
+
+	if (!way)
+		return 0;
+	for (int i = 0; i < COUNTED_MAX; i++) {
+		slot = way->counted[i];
+		if (!slot)
+			break;
+		counted = bpf_map_lookup_elem(&rule_counts, &slot);
+		if (counted) {
+			counted->packets++;
+			counted->bytes += bytes;
+		}
+	}
+	return 0;
+}
+
+/*
  * What becomes of a packet whose flow is left to the kernel. What its rules drop is dropped here, for the kernel does
  * nothing else with it: rules that count or log are not taken for such. It answers what is too big before it asks them,
  * and sees one packet each time that the flow is looked at anew; and connections live on by what they drop, too.
@@ -218,6 +275,14 @@ static __always_inline enum reason leave(struct way *way, enum reason reason, __
 static __always_inline enum reason why_left(const struct way *way, __u32 total, bool is_tracked)
 {
 	return way->left == DROPPED && (is_tracked || total > way->mtu) ? REFUSED : way->left;
+}
+
+/* What becomes of a packet, of so many bytes; what the kernel does not see is counted here for the rules that do. */
+static __always_inline enum reason counted(const struct way *way, enum reason reason, __u32 total)
+{
+	if (counts_rules && (reason == FORWARDED || reason == DROPPED))
+		count_for_rules(way, total);
+	return reason;
 }
 
 /* Whether what was decided of the flow is not for this packet of it, of whose segment there are so many bytes. */
@@ -293,6 +358,7 @@ static long do_row(__u64 index, void *context)
 	struct evaluation *now = *(struct evaluation **)context;
 	__u32 at = now->half * ROWS_MAX + (now->at & (ROWS_MAX - 1)), *found, window[WINDOW_WORDS];
 	struct row *row = bpf_map_lookup_elem(&ruleset_rows, &at);
+	__u32 counters;
 	bool applies;
 
 	if (!row)
@@ -343,6 +409,16 @@ static long do_row(__u64 index, void *context)
 		now->depth = 0;
 		now->at = now->accepted;
 		return 0;
+	case ROW_COUNT:
+		if (!counts_rules)
+			return decide(now, UNDECIDED);
+		counters = now->counters;
+		if (counters >= COUNTED_MAX)
+			return decide(now, MANY_COUNTERS);
+		now->counted[counters] = row->target;
+		now->counters = counters + 1;
+		now->at++;
+		return 0;
 	case ROW_DONE:
 		now->guards = row->otherwise;
 		return decide(now, FORWARDED);
@@ -383,6 +459,18 @@ static __always_inline struct evaluation *begin_evaluation(__u32 ifindex, __u32 
 	if (!set_name(now->view + VIEW_IN_NAME, ifindex) || !set_name(now->view + VIEW_OUT_NAME, way_out))
 		return NULL;
 	return now;
+}
+
+/* Keep with the way of a flow what was found out of it beside the verdict. */
+static __always_inline void keep_evaluation(struct way *way, const struct evaluation *now)
+{
+	way->guards = now ? now->guards : 0;
+	if (!counts_rules)
+		return;
+	if (now)
+		__builtin_memcpy(way->counted, now->counted, sizeof(way->counted));
+	else
+		__builtin_memset(way->counted, 0, sizeof(way->counted));
 }
 
 /* Go through the rows from those of a family on (0: IPv4, 1: IPv6). */

@@ -51,6 +51,7 @@ enum reason {
 	CHANGING,      /* nftables' rules have changed, and have not been looked at yet */
 	NO_POD,	       /* from or to what is no pod, or no plain veth pair into another network namespace */
 	DROPPED,       /* for nftables, and here: the kernel does not see it */
+	MANY_COUNTERS, /* passes more rules of nftables that count than are kept with a flow */
 	REASONS,
 };
 

@@ -240,8 +240,7 @@ static __always_inline int filter4(struct xdp_md *ctx, struct way *way, const st
 			show_connection(now, connection);
 	}
 	verdict = evaluate(net_of(ctx), now, 0, filters_ipv4, tracks4 && connection->state == CT_ESTABLISHED);
-	if (now)
-		way->guards = now->guards;
+	keep_evaluation(way, now);
 	return verdict;
 }
 
@@ -401,7 +400,7 @@ static __always_inline enum reason route4(struct xdp_md *ctx, struct ethernet *e
 	if (is_guarded(&flow->way, wanted.protocol, transport, total - sizeof(*ip), end))
 		return SIGNALLING;
 	if (flow->way.left)
-		return why_left(&flow->way, total, tracks4);
+		return counted(&flow->way, why_left(&flow->way, total, tracks4), total);
 	if (total > flow->way.mtu)
 		return TOO_BIG;
 	/* before anything is rewritten */
@@ -423,7 +422,7 @@ static __always_inline enum reason route4(struct xdp_md *ctx, struct ethernet *e
 	}
 	decrease_ttl(ip);
 	readdress(eth, &flow->way);
-	return FORWARDED;
+	return counted(&flow->way, FORWARDED, total);
 }
 
 #endif

@@ -214,8 +214,7 @@ static __always_inline int filter6(struct xdp_md *ctx, struct way *way, const st
 			show_connection(now, connection);
 	}
 	verdict = evaluate(net_of(ctx), now, 1, filters_ipv6, tracks6 && connection->state == CT_ESTABLISHED);
-	if (now)
-		way->guards = now->guards;
+	keep_evaluation(way, now);
 	return verdict;
 }
 
@@ -360,7 +359,7 @@ static __always_inline enum reason route6(struct xdp_md *ctx, struct ethernet *e
 	if (is_guarded(&flow->way, wanted.protocol, transport, total - sizeof(*ip), end))
 		return SIGNALLING;
 	if (flow->way.left)
-		return why_left(&flow->way, total, tracks6);
+		return counted(&flow->way, why_left(&flow->way, total, tracks6), total);
 	if (total > flow->way.mtu)
 		return TOO_BIG;
 	if (bpf_redirect_map(&ports, flow->way.port, XDP_PASS) != XDP_REDIRECT)
@@ -381,7 +380,7 @@ static __always_inline enum reason route6(struct xdp_md *ctx, struct ethernet *e
 	}
 	ip->hop_limit--;
 	readdress(eth, &flow->way);
-	return FORWARDED;
+	return counted(&flow->way, FORWARDED, total);
 }
 
 #endif

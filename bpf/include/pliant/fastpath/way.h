@@ -18,6 +18,8 @@
 #define NEIGHBOURS 1024 /* a power of two */
 #define PLACES	   4	/* a power of two: in how many places a flow may be kept */
 
+#define COUNTED_MAX 12 /* rules that count the packets of one flow */
+
 const volatile __u32 max_age = 25;	  /* jiffies */
 const volatile __u32 confirm_every = 250; /* jiffies */
 
@@ -42,6 +44,8 @@ struct way {
 	__u16 source[3];
 	__u8 left;   /* enum reason: why the flow is the kernel's */
 	__u8 guards; /* enum guard */
+	/* The rules that count it, as slots (filter.h); 0 behind the last. */
+	__u16 counted[COUNTED_MAX];
 };
 
 /* When the kernel last saw a packet to a neighbour: by its address and port, of this CPU. */

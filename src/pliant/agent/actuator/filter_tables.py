@@ -10,6 +10,7 @@ from pliant.agent.actuator.ground import Steps, Taken
 from pliant.fastpath.ruleset_rows import ROWS_MAX, Rows, encode_member, encode_prefix, encode_row
 from pliant.kernel.errors import KernelError
 from pliant.kernel.maps import Map
+from pliant.kernel.rcu import wait_for_running_programs
 from pliant.observe.fastpath import (
     FastpathPins,
     encoded_name,
@@ -17,7 +18,8 @@ from pliant.observe.fastpath import (
     read_names,
     read_ruleset_state,
 )
-from pliant.plan.fastpath_rules import FillRuleset, SelectRuleset, SetNames
+from pliant.observe.rule_counters import COUNTS, SLOTS, drop_slots, name_slots, read_slots
+from pliant.plan.fastpath_rules import DropRuleSlots, FillRuleset, NameRuleSlots, SelectRuleset, SetNames
 
 _U32 = struct.Struct("=I")
 _MEMBER_HALF, _PREFIX_HALF = struct.Struct("=I"), struct.Struct("=4xH")
@@ -33,8 +35,10 @@ class FilterTables:
         """The steps it takes."""
         return {
             SetNames: Taken(self._set_names, self._are_names),
+            NameRuleSlots: Taken(self._name_slots, self._are_named),
             FillRuleset: Taken(self._fill, self._is_filled),
             SelectRuleset: Taken(self._select, self._is_selected),
+            DropRuleSlots: Taken(self._drop_slots, self._are_dropped),
         }
 
     def _open(self, name: str) -> Map:
@@ -54,6 +58,26 @@ class FilterTables:
     def _are_names(self, step: SetNames) -> None:
         if read_names(self._pins) != step.names:
             raise KernelError("the names of the interfaces are not as they were set")
+
+    def _name_slots(self, step: NameRuleSlots) -> None:
+        with self._open(SLOTS) as slots, self._open(COUNTS) as counts:
+            name_slots(slots, counts, step.named)
+
+    def _are_named(self, step: NameRuleSlots) -> None:
+        held = read_slots(self._pins.table(SLOTS))
+        if any(held.get(slot) != counter for slot, counter in step.named.items()):
+            raise KernelError("the slots of rules that count are not as they were given")
+
+    def _drop_slots(self, step: DropRuleSlots) -> None:
+        if not self._pins.tables.exists():
+            return
+        wait_for_running_programs()  # that have found a flow under rules that were in force before
+        with self._open(SLOTS) as slots, self._open(COUNTS) as counts:
+            drop_slots(slots, counts, step.dropped)
+
+    def _are_dropped(self, step: DropRuleSlots) -> None:
+        if not read_slots(self._pins.table(SLOTS)).keys().isdisjoint(step.dropped):
+            raise KernelError("slots of rules that are gone are still theirs")
 
     def _fill(self, step: FillRuleset) -> None:
         with (

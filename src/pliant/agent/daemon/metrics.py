@@ -25,9 +25,11 @@ if TYPE_CHECKING:
 
     from pliant.agent.daemon.agent import Agent
     from pliant.agent.fastpath import FastpathGround
+    from pliant.observe.fastpath import FastpathState
 
 MOST_POLICIES = 500
 MOST_INTERFACES = 200
+MOST_RULES = 500
 OTHER = "_other"
 
 
@@ -91,6 +93,20 @@ METRICS: Mapping[str, Declared] = MappingProxyType(
                 "counter",
                 "Bytes of the same packets, as they came in, with their Ethernet headers.",
                 ("interface", "module", "verdict", "reason"),
+            ),
+            Declared(
+                "pliant_fastpath_rule_packets_total",
+                "counter",
+                "Packets that rules of nftables have counted, or the fast path in their place (spec.ruleCounters: "
+                "combined): add up both. handle is the rule's, 0 of the chain's policy; counter tells several of a "
+                "rule apart.",
+                ("family", "table", "chain", "handle", "counter", "by"),
+            ),
+            Declared(
+                "pliant_fastpath_rule_bytes_total",
+                "counter",
+                "Bytes of the same packets from their IP headers on, as rules count them.",
+                ("family", "table", "chain", "handle", "counter", "by"),
             ),
             Declared(
                 "pliant_fastpath_interfaces_count",
@@ -221,10 +237,29 @@ def fastpath_values(ground: FastpathGround) -> Iterator[tuple[str, list[Value]]]
         labels = (interface, key.module, key.verdict, key.reason.replace(" ", "_"))
         packets[labels] += one.packets
         octets[labels] += one.bytes
+    yield from _of_rules(ground, found)
     modes = Counter(str(port.mode) for port in found.running)
     yield "pliant_fastpath_packets_total", list(packets.items())
     yield "pliant_fastpath_bytes_total", list(octets.items())
     yield "pliant_fastpath_interfaces_count", [((mode,), count) for mode, count in modes.items()]
+
+
+def _of_rules(ground: FastpathGround, found: FastpathState) -> Iterator[tuple[str, list[Value]]]:
+    """What rules have counted for which the fast path counts as well; of many the first."""
+    from pliant.fastpath.rule_counts import read_rule_counts
+
+    packets: list[Value] = []
+    octets: list[Value] = []
+    for one in read_rule_counts(ground.pins) if found.rule_slots else ():
+        if one.fastpath is None or len(packets) >= 2 * MOST_RULES:
+            continue
+        counter = one.counter
+        place = (counter.family, counter.table, counter.chain, str(counter.handle), str(counter.place))
+        for by, counted in (("kernel", one.kernel), ("fastpath", one.fastpath)):
+            packets.append(((*place, by), counted.packets))
+            octets.append(((*place, by), counted.bytes))
+    yield "pliant_fastpath_rule_packets_total", packets
+    yield "pliant_fastpath_rule_bytes_total", octets
 
 
 def _policies(agent: Agent) -> list[Value]:

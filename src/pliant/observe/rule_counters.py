@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the fast path has counted for rules of nftables that count: each has a slot as long as it is there."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from pliant.kernel.maps import Map
+from pliant.kernel.nftables_counts import RuleCounter
+
+SLOTS = "rule_slots"
+COUNTS = "rule_counts"
+"""The tables of bpf/include/pliant/fastpath/filter.h: whose a slot is, and what was counted in it."""
+SLOTS_MAX = 4096
+_U32 = struct.Struct("=I")
+_SLOT = struct.Struct("=QQI12s256s256s")  # struct rule_slot
+_COUNT = struct.Struct("=QQ")
+
+
+def _encoded(counter: RuleCounter) -> bytes:
+    names = (name.encode() for name in (counter.family, counter.table, counter.chain))
+    return _SLOT.pack(counter.table_handle, counter.handle, counter.place, *names)
+
+
+def _decoded(value: bytes) -> RuleCounter:
+    table_handle, handle, place, *names = _SLOT.unpack(value)
+    family, table, chain = (name.rstrip(b"\0").decode() for name in names)
+    return RuleCounter(family, table, table_handle, chain, handle, place)
+
+
+def read_slots(table: Path) -> dict[int, RuleCounter]:
+    """Whose each slot is, from the pin of the table; none where there is no table."""
+    if not table.exists():
+        return {}
+    with Map.pinned(table) as slots:
+        return {_U32.unpack(key)[0]: _decoded(value) for key, value in slots.items()}
+
+
+def read_slot_counts(table: Path, slots: Iterable[int]) -> dict[int, tuple[int, int]]:
+    """Packets and bytes in some slots, from the pin of the table."""
+    if not table.exists():
+        return {}
+    with Map.pinned(table) as counts:
+        return slot_counts(counts, slots)
+
+
+def slot_counts(counts: Map, slots: Iterable[int]) -> dict[int, tuple[int, int]]:
+    """Packets and bytes in some slots, of all CPUs."""
+    return {slot: _summed(counts, counts.get(_U32.pack(slot)) or b"") for slot in slots}
+
+
+def _summed(counts: Map, value: bytes) -> tuple[int, int]:
+    packets = octets = 0
+    for one in counts.percpu(value):
+        more = _COUNT.unpack(one)
+        packets, octets = packets + more[0], octets + more[1]
+    return packets, octets
+
+
+def name_slots(slots: Map, counts: Map, named: Mapping[int, RuleCounter]) -> None:
+    """Give slots to counters, with nothing counted in them."""
+    counts.put_many((_U32.pack(slot), bytes(counts.value_size)) for slot in named)
+    slots.put_many((_U32.pack(slot), _encoded(counter)) for slot, counter in named.items())
+
+
+def drop_slots(slots: Map, counts: Map, dropped: Iterable[int]) -> None:
+    """Have slots be nobody's, and what was counted in them gone."""
+    dropped = list(dropped)
+    slots.delete_many(_U32.pack(slot) for slot in dropped)
+    counts.put_many((_U32.pack(slot), bytes(counts.value_size)) for slot in dropped)
+
+
+def assigned(held: Mapping[int, RuleCounter], wanted: Iterable[RuleCounter]) -> dict[RuleCounter, int]:
+    """A slot for each counter: the one it has, else the lowest that is nobody's, else none."""
+    mine = {counter: slot for slot, counter in held.items()}
+    free = (slot for slot in range(1, SLOTS_MAX) if slot not in held)
+    found = {}
+    for counter in wanted:
+        slot = mine.get(counter) or next(free, None)
+        if slot is not None:
+            found[counter] = slot
+    return found

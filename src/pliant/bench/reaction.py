@@ -10,6 +10,8 @@ never loaded; what the others take was loaded before, but for the first time.
 
 - ``reaction_ms``: every change by itself; ``reaction_ms_p99``: what 99 of 100 of a run do not exceed.
 - ``reaction_rule_ms`` and so on: the same by kind.
+- ``reaction_wide_rule_ms``: by kind, too, on a router of a hundred interfaces, which all get another program; not
+  among those above.
 - ``disabled_ms``: until nothing that had become wrong accelerated any more. Rules of nftables need none of that:
   programs see for themselves that the kernel has others.
 """
@@ -41,7 +43,8 @@ from pliant.lab.interface import switch_aggregation
 from pliant.observe.fastpath import FastpathPins, Mode, Port, is_paused, read_ruleset_state, running_build
 from pliant.policy.documents import policy_from_document
 
-ROUNDS = 25
+ROUNDS, WIDE_ROUNDS = 25, 5
+PAIRS = 49  # of interfaces, beside the two there are
 DEADLINE_S = 10.0
 QUIET_S, LOOK_S = 0.2, 0.0002
 RECEIVE_BYTES = 1 << 20
@@ -130,6 +133,7 @@ def run(options: Options) -> Iterator[Sample]:
                 with AgentProcess(places), _listening(router, host.fastpath.pins) as seen:
                     for number in range(options.runs):
                         yield from _rounds(options, seen, number)
+                        yield from _wide_rounds(options, seen)
             finally:
                 with host.exclusively():
                     host.carry_out(host.change_to_delete(host.names()), actor=ACTOR)
@@ -159,18 +163,18 @@ def _listening(router: LabHost, pins: FastpathPins) -> Iterator[Router]:
             monitor.close()
 
 
+def _rule(router: Router) -> Change:
+    rule = "ipproto udp dport 9999 table 77"
+    return Change("rule", f"ip rule add {rule}", f"ip rule del {rule}", replaced=router.names)
+
+
 def _changes(router: Router) -> list[Change]:
     left = min(router.names)
     conf = f"net.ipv4.conf.{left}.forwarding"
     new = frozenset({"new0", "new1"})
     only_left = frozenset({left})
     return [
-        Change(
-            "rule",
-            "ip rule add ipproto udp dport 9999 table 77",
-            "ip rule del ipproto udp dport 9999 table 77",
-            replaced=router.names,
-        ),
+        _rule(router),
         Change(
             "mtu",
             f"ip route add 198.51.100.0/24 dev {left} mtu {secrets.randbelow(800) + 600}",
@@ -203,6 +207,25 @@ def _rounds(options: Options, router: Router, run: int) -> Iterator[Sample]:
     p99 = sorted(taken)[min(len(taken) - 1, round(0.99 * len(taken)))]
     options.progress(f"run {run + 1} of {options.runs}, {len(taken)} changes: 99% within {p99:.1f} ms")
     yield Sample("reaction_ms_p99", "ms", p99)
+
+
+def _wide_rounds(options: Options, router: Router) -> Iterator[Sample]:
+    """Nothing accelerates until all interfaces have been seen to: looking at two of them is enough."""
+    names = [f"{side}{number}" for side in "ab" for number in range(PAIRS)]
+    pairs = zip(names[:PAIRS], names[PAIRS:], strict=True)
+    router.host.ip(*(f"link add name {a} up type veth peer name {b}" for a, b in pairs))
+    router.host.ip(*(f"link set dev {name} up" for name in names[PAIRS:]))
+    wanted = frozenset(names) | router.names
+    coming = Change("wide", "", "", extra=frozenset(names))
+    _awaited(time.monotonic(), lambda: router.programs(wanted).keys() == wanted, coming)
+    change = _rule(router)
+    for _ in range(options.scaled(WIDE_ROUNDS)):
+        for command, is_back in ((change.command, False), (change.back, True)):
+            yield Sample(
+                "reaction_wide_rule_ms", "ms", _reaction(router, change, command, is_back=is_back)[1]
+            )
+    router.host.ip(*(f"link del {name}" for name in names[:PAIRS]))
+    _awaited(time.monotonic(), lambda: not router.programs(frozenset(names)), coming)
 
 
 def _reaction(router: Router, change: Change, command: str, *, is_back: bool) -> tuple[float | None, float]:

@@ -88,7 +88,9 @@ class FastpathGround:
 
     def own(self, facts: Facts) -> frozenset[int]:
         """The programs among those of the facts that are ours, or were when they were read."""
-        if self.is_there:
+        attached = {found.program_id for at in facts.interfaces for found in at.xdp}
+        attached |= {found.program_id for found in facts.tcx}
+        if self.is_there and not attached <= self._own:
             self._own |= own_programs(self.pins) | _behind_own_links(self.pins, facts)
         return self._own
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import zip_longest
@@ -208,12 +208,13 @@ def read_fastpath(pins: FastpathPins) -> FastpathState:
     """The fast path pinned under one directory; raises :class:`KernelError` when a pin cannot be opened."""
     running, idle, lost = {}, {}, set()
     for port in pins.ports():
-        build = running_build(pins, port)
+        builds = pins.builds(port)
+        build = _build_of(pins, port, running_program(pins, port), builds)
         if build is not None:
             running[port] = build
-        elif pins.link(port).exists() or not pins.builds(port):
+        elif pins.link(port).exists() or not builds:
             lost.add(port)
-        if others := tuple(other for other in pins.builds(port) if other != build):
+        if others := tuple(other for other in builds if other != build):
             idle[port] = others
     others = tuple(path.name for path in pins.other_tables())
     names = dict(socket.if_nameindex())
@@ -233,13 +234,11 @@ def read_fastpath(pins: FastpathPins) -> FastpathState:
 
 
 def own_programs(pins: FastpathPins) -> frozenset[int]:
-    """The ids of the programs that are pinned for interfaces, and attached: they stand in nobody's way."""
-    found = set()
-    for port in pins.ports():
-        found.add(hooked_program(pins, port))
-        for build in pins.builds(port):
-            with contextlib.suppress(KernelError), Program.pinned(pins.program(port, build)) as program:
-                found.add(program.id)
+    """The ids of the programs that are attached to interfaces, or will be: they stand in nobody's way."""
+    found = {hooked_program(pins, port) for port in pins.ports()}
+    for pin in pins.entries.glob("*/program"):
+        with contextlib.suppress(KernelError), Program.pinned(pin) as program:
+            found.add(program.id)
     return frozenset(found)
 
 
@@ -254,9 +253,11 @@ def is_paused(pins: FastpathPins) -> bool:
 def running_build(pins: FastpathPins, port: Port) -> str | None:
     """The pinned build that an interface runs; None where there is no link, no interface, or another program."""
     number = running_program(pins, port)
-    if not number:
-        return None
-    for build in reversed(pins.builds(port)):
+    return _build_of(pins, port, number, pins.builds(port)) if number else None
+
+
+def _build_of(pins: FastpathPins, port: Port, number: int, builds: Sequence[str]) -> str | None:
+    for build in reversed(builds) if number else ():
         with contextlib.suppress(KernelError), Program.pinned(pins.program(port, build)) as program:
             if program.id == number:
                 return build

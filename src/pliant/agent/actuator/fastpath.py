@@ -29,6 +29,7 @@ from pliant.observe.fastpath import (
     is_paused,
     read_exits,
     running_build,
+    running_program,
     slot_of,
 )
 from pliant.plan.fastpath import (
@@ -101,8 +102,10 @@ class Fastpaths:
 
     def _twin(self, wanted: Acceleration, place: Path | None) -> Program | None:
         """The program of another interface in the same place that does the same, if there is one."""
+        table = map_number(self._pins.current(wanted.port))
         for port in self._pins.ports() if place else ():
-            if self._pins.program(port, wanted.build).exists() and self._entries.place_of(port) == place:
+            pin = self._pins.program(port, wanted.build)
+            if pin.exists() and map_number(self._pins.current(port)) == table:
                 return self._program(port, wanted.build)
         return None
 
@@ -124,7 +127,7 @@ class Fastpaths:
             raise KernelError(f"the fast path of {wanted.interface} is not pinned")
 
     def _attach(self, step: AttachFastpath) -> None:
-        if running_build(self._pins, step.port) == step.build:
+        if self._runs(step.port, step.build):
             return
         self._pins.link(step.port).unlink(missing_ok=True)
         with (
@@ -149,8 +152,12 @@ class Fastpaths:
             raise KernelError(f"{step.interface} still runs its fast path")
 
     def _is_running(self, step: AttachFastpath | SwitchFastpath) -> None:
-        if running_build(self._pins, step.port) != step.build:
+        if not self._runs(step.port, step.build):
             raise KernelError(f"{step.interface} does not run the fast path it should")
+
+    def _runs(self, port: Port, build: str) -> bool:
+        with self._program(port, build) as program:
+            return bool(running_program(self._pins, port) == program.id)
 
     def _detach(self, step: DetachFastpath) -> None:
         pin = self._pins.link(step.port)

@@ -20,6 +20,7 @@ from pliant.agent.fastpath import InterfaceStatus, interface_statuses
 from pliant.agent.host import Host
 from pliant.agent.status import all_policy_statuses
 from pliant.errors import PliantError
+from pliant.fastpath.rule_counts import RuleCount, read_rule_counts
 from pliant.kernel.links import Link, XdpMode, attach_xdp
 from pliant.kernel.objects import load
 from pliant.lab import Host as LabHost
@@ -301,13 +302,19 @@ def other_tables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_a_build_with_other_tables_takes_over_without_a_gap_and_counts_go_on(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    ground.run(
+        "nft",
+        "add table ip t; add chain ip t f { type filter hook forward priority 0; }; add rule ip t f counter",
+    )
     with other_tables(monkeypatch):
-        ground.apply(fastpath())
+        ground.apply(fastpath(ruleCounters="combined"))
         ground.exchange()
         before, counted = ground.found(), ground.status(ground.left).accelerated
         with ground.host() as host:
             pins = host.fastpath.pins
         links = {port: link_id(pins.link(port)) for port in before.running}
+    [rule] = rule_counts(ground)
+    assert rule.fastpath is None  # in the tables of that build
     assert counted[1] > SIZE * 0.9
     assert ground.found().other_tables == (OTHER,)
     steps = ground.change(lambda host: host.change_to_repair()).change.plan
@@ -316,9 +323,14 @@ def test_a_build_with_other_tables_takes_over_without_a_gap_and_counts_go_on(
     assert {port: link_id(pins.link(port)) for port in ground.found().running} == links
     assert not (pins.directory / OTHER).exists()
     assert ground.status(ground.left).accelerated >= counted
+    [rule] = rule_counts(ground)
+    assert rule.fastpath is not None
+    assert rule.fastpath.bytes > 2 * SIZE * 0.9  # what comes back is counted, too
+    assert rule.sum.packets > counted[0]
     ground.exchange()
     assert ground.status(ground.left).accelerated[1] - counted[1] > SIZE * 0.9
     assert ground.drift() == []
+    ground.run("nft", "flush", "ruleset")
 
 
 def test_a_failed_upgrade_leaves_the_other_build_as_it_was(
@@ -347,6 +359,11 @@ def test_a_failed_upgrade_leaves_the_other_build_as_it_was(
         ground.exchange()
     ground.change(lambda host: host.change_to_repair())
     assert ground.drift() == []
+
+
+def rule_counts(ground: Ground) -> list[RuleCount]:
+    with ground.host() as host:
+        return read_rule_counts(host.fastpath.pins)
 
 
 def link_id(pin: Path) -> int:

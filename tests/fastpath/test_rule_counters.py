@@ -11,6 +11,9 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
+from pliant.agent.daemon.metrics import fastpath_values
+from pliant.agent.fastpath import FastpathGround
+from pliant.cli.fastpath_counters import rule_texts
 from pliant.fastpath.rule_counts import read_rule_counts
 from pliant.fastpath.ruleset_walk import Packet
 from pliant.kernel.nftables_counts import RuleCounter
@@ -204,6 +207,25 @@ def test_a_table_that_is_made_anew_counts_from_nothing(way: Way) -> None:
         [(_, counted)] = sums(way).items()
         assert counted == Counted(4, 4 * 32)
         assert max(ours(way).values()) >= 3
+
+
+def test_metrics_have_what_both_have_counted(way: Way) -> None:
+    sent = {1: packet(way.around, 4, 1, SOURCES[4][0], "udp", 53)}
+    way.nft("flush ruleset\n" + base("udp dport 53 counter"))
+    way.follow(counts=True)
+    for _ in range(5):
+        assert way.through(sent, next(_lasts)) == [1]
+    with way.router.inside():
+        found = dict(fastpath_values(FastpathGround(way.fastpath.ground.pins.root)))
+        texts = rule_texts()
+    [((family, table, chain, handle, place), one)] = sums(way).items()
+    names = (family, table, chain, str(handle), str(place))
+    for metric, total in (("packets", one.packets), ("bytes", one.bytes)):
+        shown = dict(found[f"pliant_fastpath_rule_{metric}_total"])
+        assert shown.keys() == {(*names, "kernel"), (*names, "fastpath")}
+        assert sum(shown.values()) == total
+    assert one.packets == 5
+    assert texts[family, table, chain, handle] == "udp dport 53 counter"
 
 
 def test_more_counters_than_are_kept_with_a_flow_are_the_kernels(way: Way) -> None:

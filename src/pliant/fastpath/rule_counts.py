@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from pliant.kernel.nftables_counts import RuleCounter, read_counters
 from pliant.observe.fastpath import Counted, FastpathPins
-from pliant.observe.rule_counters import COUNTS, SLOTS, read_slot_counts, read_slots
+from pliant.observe.rule_counters import read_counted
 
 _NOTHING = Counted(0, 0)
 
@@ -38,6 +38,4 @@ def read_rule_counts(pins: FastpathPins) -> list[RuleCount]:
 
 def read_own_counts(pins: FastpathPins) -> Mapping[RuleCounter, Counted]:
     """What the fast path has counted, of the counters that it counts for."""
-    slots = read_slots(pins.table(SLOTS))
-    counted = read_slot_counts(pins.table(COUNTS), slots)
-    return {counter: Counted(*counted[slot]) for slot, counter in slots.items() if slot in counted}
+    return {counter: Counted(*counted) for counter, counted in read_counted(pins.tables).items()}

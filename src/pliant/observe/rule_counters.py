@@ -14,20 +14,22 @@ SLOTS = "rule_slots"
 COUNTS = "rule_counts"
 """The tables of bpf/include/pliant/fastpath/filter.h: whose a slot is, and what was counted in it."""
 SLOTS_MAX = 4096
+Sum = tuple[int, int]
+"""Packets and bytes."""
 _U32 = struct.Struct("=I")
-_SLOT = struct.Struct("=QQI12s256s256s")  # struct rule_slot
+_SLOT = struct.Struct("=QQI12s256s256sQQ")  # struct rule_slot
 _COUNT = struct.Struct("=QQ")
 
 
-def _encoded(counter: RuleCounter) -> bytes:
+def _encoded(counter: RuleCounter, before: Sum = (0, 0)) -> bytes:
     names = (name.encode() for name in (counter.family, counter.table, counter.chain))
-    return _SLOT.pack(counter.table_handle, counter.handle, counter.place, *names)
+    return _SLOT.pack(counter.table_handle, counter.handle, counter.place, *names, *before)
 
 
-def _decoded(value: bytes) -> RuleCounter:
-    table_handle, handle, place, *names = _SLOT.unpack(value)
+def _decoded(value: bytes) -> tuple[RuleCounter, Sum]:
+    table_handle, handle, place, *names, packets, octets = _SLOT.unpack(value)
     family, table, chain = (name.rstrip(b"\0").decode() for name in names)
-    return RuleCounter(family, table, table_handle, chain, handle, place)
+    return RuleCounter(family, table, table_handle, chain, handle, place), (packets, octets)
 
 
 def read_slots(table: Path) -> dict[int, RuleCounter]:
@@ -35,10 +37,10 @@ def read_slots(table: Path) -> dict[int, RuleCounter]:
     if not table.exists():
         return {}
     with Map.pinned(table) as slots:
-        return {_U32.unpack(key)[0]: _decoded(value) for key, value in slots.items()}
+        return {_U32.unpack(key)[0]: _decoded(value)[0] for key, value in slots.items()}
 
 
-def read_slot_counts(table: Path, slots: Iterable[int]) -> dict[int, tuple[int, int]]:
+def read_slot_counts(table: Path, slots: Iterable[int]) -> dict[int, Sum]:
     """Packets and bytes in some slots, from the pin of the table."""
     if not table.exists():
         return {}
@@ -46,17 +48,44 @@ def read_slot_counts(table: Path, slots: Iterable[int]) -> dict[int, tuple[int, 
         return slot_counts(counts, slots)
 
 
-def slot_counts(counts: Map, slots: Iterable[int]) -> dict[int, tuple[int, int]]:
+def slot_counts(counts: Map, slots: Iterable[int]) -> dict[int, Sum]:
     """Packets and bytes in some slots, of all CPUs."""
     return {slot: _summed(counts, counts.get(_U32.pack(slot)) or b"") for slot in slots}
 
 
-def _summed(counts: Map, value: bytes) -> tuple[int, int]:
+def _summed(counts: Map, value: bytes) -> Sum:
     packets = octets = 0
     for one in counts.percpu(value):
         more = _COUNT.unpack(one)
         packets, octets = packets + more[0], octets + more[1]
     return packets, octets
+
+
+def read_counted(tables: Path) -> dict[RuleCounter, Sum]:
+    """What was counted for each rule that has a slot, from the directory of the tables."""
+    if not (tables / SLOTS).exists():
+        return {}
+    with Map.pinned(tables / SLOTS) as slots, Map.pinned(tables / COUNTS) as counts:
+        if slots.value_size != _SLOT.size:
+            return {}  # of a build that has something else in it
+        found = {}
+        for key, value in slots.items():
+            counter, before = _decoded(value)
+            packets, octets = _summed(counts, counts.get(key) or b"")
+            found[counter] = (packets + before[0], octets + before[1])
+        return found
+
+
+def take_over(earlier: Path, tables: Path) -> None:
+    """Have what was counted in the tables of another build, which no program uses any more, go on in this one's."""
+    if not (tables / SLOTS).exists():
+        return
+    counted = read_counted(earlier)
+    with Map.pinned(tables / SLOTS) as slots:
+        for key, value in list(slots.items()):
+            counter, before = _decoded(value)
+            if more := counted.get(counter):
+                slots.put(key, _encoded(counter, (before[0] + more[0], before[1] + more[1])))
 
 
 def name_slots(slots: Map, counts: Map, named: Mapping[int, RuleCounter]) -> None:

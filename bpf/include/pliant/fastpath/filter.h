@@ -179,6 +179,7 @@ struct rule_slot {
 	char family[12];
 	char table[NAME_BYTES];
 	char chain[NAME_BYTES];
+	struct count before; /* by builds whose tables had another layout */
 };
 
 struct {

@@ -20,6 +20,7 @@ from pliant.kernel.links import Link, XdpMode, attach_tcx_link, attach_xdp
 from pliant.kernel.maps import Map
 from pliant.kernel.pins import PinDirectory
 from pliant.kernel.programs import Program
+from pliant.kernel.rcu import wait_for_running_programs
 from pliant.kernel.templates import load_again
 from pliant.observe.fastpath import (
     PAUSED,
@@ -32,6 +33,7 @@ from pliant.observe.fastpath import (
     running_program,
     slot_of,
 )
+from pliant.observe.rule_counters import take_over
 from pliant.plan.fastpath import (
     AttachFastpath,
     DetachFastpath,
@@ -246,6 +248,8 @@ class Fastpaths:
             raise KernelError("the fast path is still paused")
 
     def _retire(self, step: RetireTables) -> None:
+        wait_for_running_programs()  # what they have counted is final then
+        take_over(self._pins.directory / step.layout, self._pins.tables)
         self._remove_tables(step.layout)
 
     def _remove_tables(self, layout: str) -> None:

@@ -376,6 +376,27 @@ __noinline int count_arms(const struct verdict *verdict, struct measured *watche
 	return 0;
 }
 
+/* Leave a policy's words where the features of a connection that is being accepted find them. */
+static __always_inline void give(__u64 socket, const struct policy *policy)
+{
+	struct given *slot = given_settings();
+
+	if (!slot)
+		return;
+	slot->socket = socket;
+	barrier();
+	for (__u32 option = 0; option < MAX_OPTIONS; option++)
+		slot->word[option] = policy->word[option];
+}
+
+static __always_inline void give_nothing(void)
+{
+	struct given *slot = given_settings();
+
+	if (slot)
+		slot->socket = 0;
+}
+
 /*
  * The same where a single policy matches, as it mostly is: there is nothing to weigh it against, so it is looked up
  * once. Returns enum scope_outcome.
@@ -389,8 +410,11 @@ static __always_inline int judge_alone(const struct connection *connection, stru
 	if (!policy)
 		return SCOPE_HELD_OUT;
 	held_out = policy->holdout && is_held_out(policy, number, hash_connection(connection));
-	if (!held_out)
+	if (!held_out) {
 		win_all(verdict, policy, number);
+		if (verdict->socket)
+			give(verdict->socket, policy);
+	}
 	if (watched && policy->options) {
 		__sync_fetch_and_add(held_out ? &policy->held_out : &policy->treated, 1);
 		if (policy->flags & POLICY_MEASURED)
@@ -400,8 +424,8 @@ static __always_inline int judge_alone(const struct connection *connection, stru
 }
 
 /*
- * Judge a connection of a service. Where ``watched`` is given it is a new one, which counts; returns enum
- * scope_outcome.
+ * Judge a connection of a service. Where ``watched`` is given it is a new one, which counts; where the verdict names a
+ * socket its features run at once. Returns enum scope_outcome.
  */
 __noinline int judge(const struct service *service, const struct connection *connection, struct verdict *verdict,
 		     struct measured *watched)
@@ -436,6 +460,8 @@ __noinline int judge(const struct service *service, const struct connection *con
 	if (rules_matched == 1 && !last->policy[1])
 		return judge_alone(connection, verdict, watched, last->policy[0]);
 
+	if (verdict->socket)
+		give_nothing();
 	hash = hash_connection(connection);
 #pragma unroll
 	for (__u32 shape = 0; shape < SHAPES; shape++)
@@ -449,11 +475,10 @@ __noinline int judge(const struct service *service, const struct connection *con
 }
 
 /* The verdict of a connection whose features run at once passes through this CPU's slot. */
-static __always_inline void pass_on(__u64 socket, struct verdict *verdict)
+static __always_inline void pass_on(const struct verdict *verdict)
 {
 	struct verdict *slot = accepted_verdict();
 
-	verdict->socket = socket;
 	if (slot)
 		*slot = *verdict;
 }
@@ -510,12 +535,14 @@ static __always_inline void on_new(struct bpf_sock_ops *ctx, struct bpf_sock *sk
 		return;
 	}
 	read_ends(ctx, &connection);
+	if (!is_connecting)
+		verdict.socket = (__u64)sk;
 	if (is_counted)
 		count(judge(service, &connection, &verdict, &watched));
 	else
 		judge(service, &connection, &verdict, 0);
 	if (!is_connecting)
-		pass_on((__u64)sk, &verdict);
+		pass_on(&verdict);
 	if (is_connecting)
 		keep(sk, &verdict, verdict.won || is_loaded_lately());
 	else if (verdict.won & (kept_options | verdict.live))
@@ -587,8 +614,9 @@ static __always_inline void on_request(struct bpf_sock_ops *ctx, __u32 wanted)
 	if (!service || !(service->options & wanted))
 		return;
 	read_ends(ctx, &connection);
+	verdict.socket = OF_A_REQUEST;
 	judge(service, &connection, &verdict, 0);
-	pass_on(OF_A_REQUEST, &verdict);
+	pass_on(&verdict);
 	run_features(ctx, verdict.won & wanted, 0);
 }
 

@@ -32,6 +32,7 @@ from pliant.kernel.programs import Program
 from pliant.lab import Host as LabHost
 from pliant.lab import Lab, PrivateMounts, TcpServer, isolate
 from pliant.observe.pin_tree import PROGRAM_PIN
+from pliant.observe.reader import POLICY_CONSTANT_BYTES
 from pliant.observe.tables import Table
 from pliant.plan.steps import Step
 from pliant.policy.documents import load_policies
@@ -127,7 +128,7 @@ class Pliant:
         with self.map("scope", "policies") as held:
             value = held.get(number.to_bytes(4, sys.byteorder))
         assert value is not None
-        treated, held_out = struct.unpack_from("=QQ", value, 16)
+        treated, held_out = struct.unpack_from("=QQ", value, POLICY_CONSTANT_BYTES)
         return treated, held_out
 
     def listing(self) -> dict[str, object]:
@@ -182,10 +183,11 @@ def _describe(path: Path) -> object:
         if (
             counts
             or held.type is MapType.SK_STORAGE
-            or held.name in ("accepted", "buckets", "carried", "groups")
+            or held.name in ("accepted", "buckets", "carried", "given", "groups")
         ):
             return held.name
-        length = {"policies": 16, "effects": 0}.get(held.name, held.value_size)  # counters are no settings
+        constant = {"policies": POLICY_CONSTANT_BYTES, "effects": 0}  # counters are no settings
+        length = constant.get(held.name, held.value_size)
         return {key: value[:length] for key, value in held.items()}
 
 

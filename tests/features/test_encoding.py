@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pliant.features.encoding import encode, live_digest
 from pliant.features.feature import Callback
-from pliant.features.layout import shipped_layout
+from pliant.features.layout import MAX_OPTIONS, shipped_layout
 from pliant.observe.tables import Table
 from pliant.policy.compile import compile_policies, mapped_prefix
 from pliant.policy.desired import (
@@ -112,18 +112,34 @@ def test_a_service_has_its_class_and_shapes_under_its_cgroups_id() -> None:
     }
 
 
-def test_a_policy_has_a_bit_for_each_option_it_sets_and_counters_of_zero() -> None:
+def test_a_policy_has_a_bit_and_a_word_for_each_option_it_sets_and_counters_of_zero() -> None:
     settings = {"dscp": 46, "pacing_rate": 8000}
-    desired = DesiredState(versions={5: version(number=5, settings=settings)}, options=SOME)
+    desired = DesiredState(versions={5: version(number=5, settings=settings)}, options=frozenset(settings))
     (fields,) = (LAYOUT.scope["policy"].unpack(value) for value in encode(desired, LAYOUT)[POLICIES].values())
     assert fields == {
         "priority": 7,
         "options": 1 << LAYOUT.slots["dscp"] | 1 << LAYOUT.slots["pacing_rate"],
         "holdout": 0,
         "flags": 0,
+        "word": [
+            {LAYOUT.slots["dscp"]: 46, LAYOUT.slots["pacing_rate"]: 1000}.get(slot, 0)
+            for slot in range(MAX_OPTIONS)
+        ],
         "treated": 0,
         "held_out": 0,
     }
+
+
+@unhurried
+@given(policy_sets())
+def test_a_policys_words_are_what_the_tables_of_its_features_have(policies: list[Policy]) -> None:
+    tables = encode(compile_policies(policies, CGROUPS).desired, LAYOUT)
+    for key, value in tables.get(POLICIES, {}).items():
+        words = dict.fromkeys(range(MAX_OPTIONS), 0)
+        for table, entries in tables.items():
+            if table.map == "settings" and LAYOUT.settings[table.object].size == 4 and key in entries:
+                words[LAYOUT.slots[table.object]] = int.from_bytes(entries[key], sys.byteorder)
+        assert LAYOUT.scope["policy"].unpack(value)["word"] == list(words.values())
 
 
 @pytest.mark.parametrize(

@@ -169,17 +169,34 @@ static __always_inline enum moment moment_of(struct bpf_sock_ops *ctx, const str
 	}
 }
 
+/*
+ * The connection's setting, or NULL: from the feature's table or, where scope has left it for a connection that is
+ * being accepted, from there.
+ */
+#define SETTING_OF                                                                                                     \
+	static __always_inline const struct setting *setting_of(struct bpf_sock_ops *ctx,                              \
+								const struct verdict *verdict)                         \
+	{                                                                                                              \
+		struct given *slot = 0;                                                                                \
+                                                                                                                       \
+		if (sizeof(struct setting) == sizeof(slot->word[0]) && ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) \
+			slot = given_settings();                                                                       \
+		if (slot && slot->socket == verdict->socket)                                                           \
+			return (const struct setting *)&slot->word[option_slot];                                       \
+		return bpf_map_lookup_elem(&settings, &verdict->policy[option_slot]);                                  \
+	}
+
 /* The program of a feature with an apply() of its own. A macro, for settings and apply() are the feature's. */
 #define FEATURE(name)                                                                      \
+	SETTING_OF                                                                         \
+                                                                                           \
 	SEC("sockops") int name(struct bpf_sock_ops *ctx)                                  \
 	{                                                                                  \
 		struct verdict *verdict = verdict_of(ctx);                                 \
-		struct setting *setting;                                                   \
                                                                                            \
 		if (!verdict || option_slot >= MAX_OPTIONS)                                \
 			return 1;                                                          \
-		setting = bpf_map_lookup_elem(&settings, &verdict->policy[option_slot]);   \
-		apply(ctx, setting, moment_of(ctx, verdict));                              \
+		apply(ctx, setting_of(ctx, verdict), moment_of(ctx, verdict));             \
 		run_features(ctx, verdict->won &called_options(ctx->op), option_slot + 1); \
 		return 1;                                                                  \
 	}
@@ -207,6 +224,8 @@ static __always_inline enum moment moment_of(struct bpf_sock_ops *ctx, const str
 		__type(key, int);                                                                         \
 		__type(value, struct previous);                                                           \
 	} previous SEC(".maps");                                                                          \
+                                                                                                          \
+	SETTING_OF                                                                                        \
                                                                                                           \
 	/* Set the option for a policy, remembering what was there unless a policy of ours set that. */   \
 	static __always_inline void tune(void *socket, void *owner, struct sock *sk, __u32 policy,        \
@@ -253,12 +272,10 @@ static __always_inline enum moment moment_of(struct bpf_sock_ops *ctx, const str
 	SEC("sockops") int name(struct bpf_sock_ops *ctx)                                                 \
 	{                                                                                                 \
 		struct verdict *verdict = verdict_of(ctx);                                                \
-		struct setting *setting;                                                                  \
                                                                                                           \
 		if (!verdict || option_slot >= MAX_OPTIONS)                                               \
 			return 1;                                                                         \
-		setting = bpf_map_lookup_elem(&settings, &verdict->policy[option_slot]);                  \
-		apply(ctx, setting, verdict, moment_of(ctx, verdict));                                    \
+		apply(ctx, setting_of(ctx, verdict), verdict, moment_of(ctx, verdict));                   \
 		run_features(ctx, verdict->won &called_options(ctx->op), option_slot + 1);                \
 		return 1;                                                                                 \
 	}                                                                                                 \

@@ -7,6 +7,7 @@
  *   policies   policy               -> priority, options it sets, share held out
  *   verdicts   socket               -> the options won, and by which policy, where that is needed later
  *   accepted   CPU                  -> the same for the connection that is being accepted there
+ *   given      CPU                  -> its settings, where a single policy gives them all
  *   features   option               -> the program that sets it
  *
  * A policy number names one version of one policy for ever: a changed policy gets a new number and the rules move
@@ -77,6 +78,8 @@ struct policy {
 	__u32 options; /* bit per option slot it sets */
 	__u32 holdout; /* held out if the connection's hash is below this; 0: nobody */
 	__u32 flags;   /* enum policy_flag */
+	/* The setting of each option it sets, by slot, where that is one word: the same as in the feature's table. */
+	__u32 word[MAX_OPTIONS];
 	/* The rest belongs to the kernel side: user space writes zero once, and only reads after that. */
 	__u64 treated;	/* connections that it has won an option of */
 	__u64 held_out; /* connections that it left alone, and would have won an option of */
@@ -119,6 +122,22 @@ struct {
 	__type(value, struct verdict);
 } accepted SEC(".maps");
 
+/*
+ * The words of the policy that has won all options of a connection which is being accepted. Each feature would find its
+ * own in its table, but that is a call and some lines of the cache for each, and scope has the policy at hand.
+ */
+struct given {
+	__u64 socket; /* whose they are; written first, so that what comes in between is seen */
+	__u32 word[MAX_OPTIONS];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct given);
+} given SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
 	__uint(max_entries, MAX_OPTIONS);
@@ -135,6 +154,13 @@ static __always_inline struct verdict *accepted_verdict(void)
 	__u32 zero = 0;
 
 	return bpf_map_lookup_elem(&accepted, &zero);
+}
+
+static __always_inline struct given *given_settings(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&given, &zero);
 }
 
 /* The options whose features run at a callback: all when the connection is judged, then those that asked for it. */

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
 
 from pliant.features import features
-from pliant.features.layout import Layout
+from pliant.features.layout import MAX_OPTIONS, Layout
 from pliant.observe.tables import Table, Tables
 from pliant.policy.desired import SCOPE, DesiredState, PolicyVersion, RuleKey
 from pliant.policy.holdout import threshold
@@ -63,12 +63,29 @@ class Encoder:
 
 
 def _of_versions(desired: DesiredState, layout: Layout) -> Tables:
-    policies = {_number(version.number): _policy(version, layout) for version in desired.versions.values()}
-    tables = {Table(SCOPE, "policies"): policies, Table(SCOPE, "effects"): _effects(desired, layout)}
-    tables[Table(SCOPE, "asked")] = _asked(desired, layout)
-    for name in sorted(desired.programs - {SCOPE}):
-        tables[Table(name, "settings")] = _settings(name, desired, layout)
-    return tables
+    settings = {name: _settings(name, desired, layout) for name in sorted(desired.programs - {SCOPE})}
+    words = _words(settings, layout)
+    policies = {
+        number: _policy(version, layout, words.get(number, {}))
+        for version in desired.versions.values()
+        for number in [_number(version.number)]
+    }
+    return {
+        Table(SCOPE, "policies"): policies,
+        Table(SCOPE, "effects"): _effects(desired, layout),
+        Table(SCOPE, "asked"): _asked(desired, layout),
+        **{Table(name, "settings"): found for name, found in settings.items()},
+    }
+
+
+def _words(settings: Mapping[str, Mapping[bytes, bytes]], layout: Layout) -> dict[bytes, dict[int, int]]:
+    """By policy and slot, the settings that are one word: scope hands them to the features of most connections."""
+    words: dict[bytes, dict[int, int]] = defaultdict(dict)
+    for name, values in settings.items():
+        if layout.settings[name].size == NUMBER:
+            for number, value in values.items():
+                words[number][layout.slots[name]] = int.from_bytes(value, sys.byteorder)
+    return words
 
 
 def _services(desired: DesiredState, layout: Layout) -> dict[bytes, bytes]:
@@ -108,13 +125,14 @@ def _rule_key(key: RuleKey, pack: Callable[..., bytes]) -> bytes:
     )
 
 
-def _policy(version: PolicyVersion, layout: Layout) -> bytes:
+def _policy(version: PolicyVersion, layout: Layout, words: Mapping[int, int]) -> bytes:
     return layout.scope["policy"].pack(
         {
             "priority": version.priority,
             "options": layout.mask(version.settings),
             "holdout": threshold(version.holdout_ppm),
             "flags": POLICY_LIVE * version.live | POLICY_MEASURED * version.measured,
+            "word": [words.get(slot, 0) for slot in range(MAX_OPTIONS)],
             "treated": 0,
             "held_out": 0,
         }

@@ -27,7 +27,7 @@ TUNED = Table(SCOPE, "tuned")
 UNDER_WAY = 2
 """What stands in it while open connections are brought in line: no digest, for those are odd."""
 """What open connections were last brought in line with."""
-POLICY_CONSTANT_BYTES = 16  # struct policy up to its counters, which the kernel side writes
+POLICY_CONSTANT_BYTES = 144  # struct policy up to its counters, which the kernel side writes
 
 
 def read_state(

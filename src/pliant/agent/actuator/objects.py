@@ -30,7 +30,7 @@ KEPT = frozenset(
 )
 """Maps whose contents mean the same under another layout: socket storage, what connections have learned, and sums that
 no entry of ours goes with."""
-SHARED_MAPS = ("accepted", "features", "verdicts")  # scope's, used by every feature
+SHARED_MAPS = ("accepted", "features", "given", "verdicts")  # scope's, used by every feature
 
 
 class Objects:

@@ -18,6 +18,7 @@ RULE_EXACT_BITS = 128  # RULE_EXACT_BITS in scope.h
 POLICY_LIVE, POLICY_MEASURED = 1, 2  # enum policy_flag in scope.h
 ARMS = (0, 1)  # enum effect_arm in effect.h: treated, held out
 NUMBER = 4
+NOTHING_COUNTED = (0, 0)  # treated, held out
 
 
 def live_digest(desired: DesiredState, tables: Tables) -> int:
@@ -126,16 +127,13 @@ def _rule_key(key: RuleKey, pack: Callable[..., bytes]) -> bytes:
 
 
 def _policy(version: PolicyVersion, layout: Layout, words: Mapping[int, int]) -> bytes:
-    return layout.scope["policy"].pack(
-        {
-            "priority": version.priority,
-            "options": layout.mask(version.settings),
-            "holdout": threshold(version.holdout_ppm),
-            "flags": POLICY_LIVE * version.live | POLICY_MEASURED * version.measured,
-            "word": [words.get(slot, 0) for slot in range(MAX_OPTIONS)],
-            "treated": 0,
-            "held_out": 0,
-        }
+    return layout.scope["policy"].pack_values(
+        version.priority,
+        layout.mask(version.settings),
+        threshold(version.holdout_ppm),
+        POLICY_LIVE * version.live | POLICY_MEASURED * version.measured,
+        *(words.get(slot, 0) for slot in range(MAX_OPTIONS)),
+        *NOTHING_COUNTED,
     )
 
 

@@ -35,9 +35,15 @@ def read_arms(pins: PinTree, policy: Codec) -> dict[int, Arms]:
     pin = pins.map(Table(SCOPE, "policies"))
     if not pin.exists():
         return {}
+    counters = [field for field in policy.fields if field.name in ("treated", "held_out")]
+    places = [slice(field.offset, field.offset + field.size) for field in counters]  # in the order of Arms
     with Map.pinned(pin) as held:
-        records = ((int.from_bytes(key, sys.byteorder), policy.unpack(value)) for key, value in held.items())
-        return {number: Arms(record["treated"], record["held_out"]) for number, record in records}
+        return {
+            int.from_bytes(key, sys.byteorder): Arms(
+                *(int.from_bytes(value[place], sys.byteorder) for place in places)
+            )
+            for key, value in held.items()
+        }
 
 
 def read_outcomes(pins: PinTree, name: str) -> dict[str, int]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from hypothesis import strategies as st
 
 from tests.oracle import wire
+from tests.oracle.among import among
 from tests.oracle.case import Case, Change, Frame
 from tests.oracle.extent import frame_counts
 from tests.oracle.router import PORTS, port_mac, port_name
@@ -51,8 +52,8 @@ def _flag(draw: st.DrawFn) -> str:
     kind = draw(st.integers(0, 9))
     port = port_name(draw(ports))
     if kind == 9:
-        return f"bridge link set dev {port} state {draw(st.sampled_from((0, 1, 2, 3, 3, 4)))}"
-    name = draw(st.sampled_from(sorted(_FLAGS)))
+        return f"bridge link set dev {port} state {draw(among((0, 1, 2, 3, 3, 4)))}"
+    name = draw(among(tuple(sorted(_FLAGS))))
     return f"bridge link set dev {port} {name} {draw(_FLAGS[name])}"
 
 
@@ -60,8 +61,8 @@ def _flag(draw: st.DrawFn) -> str:
 def _entry(draw: st.DrawFn) -> str:
     port, at = draw(ports), draw(ports)
     address = wire.mac(station(port if draw(st.booleans()) else at, draw(numbers)))
-    kind = draw(st.sampled_from(("static", "static", "dynamic", "sticky", "local", "static extern_learn")))
-    verb = draw(st.sampled_from(("add", "replace", "replace")))
+    kind = draw(among(("static", "static", "dynamic", "sticky", "local", "static extern_learn")))
+    verb = draw(among(("add", "replace", "replace")))
     if draw(st.integers(0, 3)) == 0:
         return f"bridge fdb del {address} dev {port_name(at)} master"
     kind = "sticky static" if kind == "sticky" else kind
@@ -70,7 +71,7 @@ def _entry(draw: st.DrawFn) -> str:
 
 @st.composite
 def _option(draw: st.DrawFn) -> str:
-    name = draw(st.sampled_from(sorted(_OPTIONS)))
+    name = draw(among(tuple(sorted(_OPTIONS))))
     return f"ip link set {draw(bridges)} type bridge {name} {draw(_OPTIONS[name])}"
 
 
@@ -88,7 +89,7 @@ def _link(draw: st.DrawFn) -> str:
     if kind == 4:
         return f"ip link set {draw(bridges)} promisc {draw(_mostly_off)}"
     if kind == 5:
-        return f"ip link set {draw(bridges)} {draw(st.sampled_from(('down', 'up')))}"
+        return f"ip link set {draw(bridges)} {draw(among(('down', 'up')))}"
     return f"ip link set {port} address {wire.mac(station(draw(ports), draw(numbers)))}"
 
 
@@ -132,9 +133,9 @@ _GROUPS = (
 def _destination(draw: st.DrawFn, port: int) -> bytes:
     kind = draw(st.integers(0, 29))
     if kind == 29:
-        return draw(st.sampled_from(_GROUPS))
+        return draw(among(_GROUPS))
     if kind == 28:
-        return draw(st.sampled_from((bytes(6), bridge_mac(0), bridge_mac(1), port_mac(port), port_mac(0))))
+        return draw(among((bytes(6), bridge_mac(0), bridge_mac(1), port_mac(port), port_mac(0))))
     if kind == 27:
         return bytes((2, 0, 0, 0, 99, draw(numbers)))  # which nobody has
     return station(draw(ports), draw(numbers))
@@ -189,7 +190,7 @@ def _six(draw: st.DrawFn, number: int) -> bytes:
         case 2:
             return wire.ipv6(source, to, 0, bytes((17, 0, 1, 4, 0, 0, 0, 0)) + payload)
         case 3 | 4:
-            kind = draw(st.sampled_from((135, 136, 128)))
+            kind = draw(among((135, 136, 128)))
             return wire.ipv6(
                 source, to, wire.ICMP6, wire.icmp6(source, to, kind, 0, bytes(4), bytes(16)), hops=255
             )
@@ -216,10 +217,10 @@ _TYPES = (
 
 
 def _other(draw: st.DrawFn, number: int) -> tuple[int, bytes]:
-    kind = draw(st.sampled_from((*_TYPES, wire.ARP)))
-    body = draw(st.sampled_from((_four(draw, number), _six(draw, number))))
+    kind = draw(among((*_TYPES, wire.ARP)))
+    body = draw(among((_four(draw, number), _six(draw, number))))
     if kind in (0x8100, 0x88A8):
-        return kind, struct.pack("!HH", draw(st.sampled_from((0, 1, 100, 0x6000))), wire.IPV4) + body
+        return kind, struct.pack("!HH", draw(among((0, 1, 100, 0x6000))), wire.IPV4) + body
     if kind == wire.ARP:
         body = struct.pack("!HHBBHI", 1, wire.IPV4, 6, 4, draw(st.integers(1, 2)), number) + bytes(30)
     return kind, body

@@ -10,6 +10,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from tests.oracle import wire
+from tests.oracle.among import among
 from tests.oracle.case import Frame
 from tests.oracle.configurations import FOUR, SIX, Family, ports
 from tests.oracle.router import PORTS, peer_mac, port_mac
@@ -71,23 +72,23 @@ _OTHER_PROTOCOLS = (0, 2, 4, 17, 41, 47, 50, 51, 60, 89, 132, 136, 253, 255)
 def _addresses(draw: st.DrawFn, family: Family, port: int) -> tuple[str, str]:
     kind = draw(st.integers(0, 19))
     near_hosts = family.others[:1] * 3 + family.others
-    other = (port + draw(st.sampled_from((1, 2, 3, 0)))) % PORTS
-    near = draw(st.sampled_from(near_hosts)).format(port)
-    far = draw(st.sampled_from(family.beyond))
+    other = (port + draw(among((1, 2, 3, 0)))) % PORTS
+    near = draw(among(near_hosts)).format(port)
+    far = draw(among(family.beyond))
     if kind <= 3:
-        return near, draw(st.sampled_from(near_hosts)).format(other)
+        return near, draw(among(near_hosts)).format(other)
     if kind <= 12:
         return near, far
     if kind <= 14:
-        return far, draw(st.sampled_from((*family.beyond, *family.others))).format(other)
+        return far, draw(among((*family.beyond, *family.others))).format(other)
     if kind == 15:
         return near, family.own.format(other)
     if kind == 16:
         return family.own.format(other), far
     if kind == 17:
-        return draw(st.sampled_from(family.strange)), far
+        return draw(among(family.strange)), far
     if kind == 18:
-        return near, draw(st.sampled_from(family.strange))
+        return near, draw(among(family.strange))
     return family.others[0].format(other), far
 
 
@@ -99,36 +100,34 @@ def _segment(draw: st.DrawFn, source: str, to: str, size: int, number: int) -> t
     if kind <= 3:
         return wire.UDP, wire.udp(source, to, draw(_PORTS), payload)
     if kind <= 6:
-        return wire.TCP, wire.tcp(source, to, draw(_PORTS), draw(st.sampled_from((2, 16, 17, 4))), payload)
+        return wire.TCP, wire.tcp(source, to, draw(_PORTS), draw(among((2, 16, 17, 4))), payload)
     if kind == 7:
         if is_six:
-            return wire.ICMP6, wire.icmp6(
-                source, to, draw(st.sampled_from((128, 129, 200))), 0, bytes(4), payload
-            )
-        return wire.ICMP, wire.icmp4(draw(st.sampled_from((0, 8, 17, 40))), 0, bytes(4), payload)
+            return wire.ICMP6, wire.icmp6(source, to, draw(among((128, 129, 200))), 0, bytes(4), payload)
+        return wire.ICMP, wire.icmp4(draw(among((0, 8, 17, 40))), 0, bytes(4), payload)
     if kind == 8:
         return _error(draw, source, to, payload)
-    return draw(st.sampled_from(_OTHER_PROTOCOLS)), payload + bytes(20)
+    return draw(among(_OTHER_PROTOCOLS)), payload + bytes(20)
 
 
 def _error(draw: st.DrawFn, source: str, to: str, payload: bytes) -> tuple[int, bytes]:
     """An ICMP error about a packet that went the other way, by way of a router between."""
     about = to
     family = SIX if ":" in source else FOUR
-    was_to = draw(st.sampled_from(family.beyond))
-    rest = struct.pack("!HH", 0, draw(st.sampled_from((0, 600, 1300))))
+    was_to = draw(among(family.beyond))
+    rest = struct.pack("!HH", 0, draw(among((0, 600, 1300))))
     inner = wire.udp(about, was_to, draw(_PORTS), payload[:64])
     if family is SIX:
-        kind, code = draw(st.sampled_from(((1, 0), (1, 4), (2, 0), (3, 0), (4, 0))))
+        kind, code = draw(among(((1, 0), (1, 4), (2, 0), (3, 0), (4, 0))))
         quoted = wire.ipv6(about, was_to, wire.UDP, inner)
         return wire.ICMP6, wire.icmp6(source, to, kind, code, rest, quoted)
-    kind, code = draw(st.sampled_from(((3, 0), (3, 3), (3, 4), (11, 0), (12, 0), (4, 0), (5, 1))))
+    kind, code = draw(among(((3, 0), (3, 3), (3, 4), (11, 0), (12, 0), (4, 0), (5, 1))))
     return wire.ICMP, wire.icmp4(kind, code, rest, wire.ipv4(about, was_to, wire.UDP, inner))
 
 
 def _four(draw: st.DrawFn, port: int, number: int) -> bytes:
     source, to = _addresses(draw, FOUR, port)
-    wrong = draw(st.sampled_from(_WHOLE + _WRONG4))
+    wrong = draw(among(_WHOLE + _WRONG4))
     protocol, payload = _segment(draw, source, to, draw(_SIZES), number)
     header: dict[str, Any] = {"ttl": 64, "tos": 0, "number": number, "fragment": 0, "options": b""}
     changed: dict[str, dict[str, Any]] = {
@@ -140,7 +139,7 @@ def _four(draw: st.DrawFn, port: int, number: int) -> bytes:
         "options": {"options": b"\1\1\1\0"},
         "router alert": {"options": b"\x94\4\0\0"},
         "source route": {"options": b"\x83\7\4\x0a\x11\1\x09\0"},
-        "tos": {"tos": draw(st.sampled_from((0x10, 0x11, 0x03, 0xB8, 0xFF)))},
+        "tos": {"tos": draw(among((0x10, 0x11, 0x03, 0xB8, 0xFF)))},
         "do not fragment": {"fragment": 0x4000},
         "reserved bit": {"fragment": 0x8000},
     }
@@ -182,15 +181,15 @@ def _ending(wrong: str, packet: bytes) -> bytes:
 
 def _six(draw: st.DrawFn, port: int, number: int) -> bytes:
     source, to = _addresses(draw, SIX, port)
-    wrong = draw(st.sampled_from(_WHOLE + _WRONG6))
+    wrong = draw(among(_WHOLE + _WRONG6))
     following, payload = _segment(draw, source, to, draw(_SIZES), number)
     header = {"hops": 64, "tos": 0, "label": 0}
     header |= {
         "ttl 0": {"hops": 0},
         "ttl 1": {"hops": 1},
         "ttl 2": {"hops": 2},
-        "tos": {"tos": draw(st.sampled_from((0x10, 0x11, 0x03, 0xB8)))},
-        "label": {"label": draw(st.sampled_from((1, 0xFFFFF)))},
+        "tos": {"tos": draw(among((0x10, 0x11, 0x03, 0xB8)))},
+        "label": {"label": draw(among((1, 0xFFFFF)))},
     }.get(wrong, {})
     head = bytes((following,))
     extended = {
@@ -227,7 +226,7 @@ def frames(draw: st.DrawFn, number: int) -> Frame:
     if kind == 39:
         packet, ether_type = (
             draw(st.binary(max_size=80)),
-            draw(st.sampled_from((0x0800, 0x86DD, 0x0806, 0x8100, 46))),
+            draw(among((0x0800, 0x86DD, 0x0806, 0x8100, 46))),
         )
     elif kind == 38:  # an answer to a question that may have been asked
         packet, ether_type = _arp_answer(draw, port), wire.ARP
@@ -242,12 +241,12 @@ def frames(draw: st.DrawFn, number: int) -> Frame:
         "broadcast": b"\xff" * 6,
         "multicast": bytes((1, 0, 0x5E, 0, 0, 1)),
         "another port's": port_mac((port + 1) % PORTS),
-    }.get(draw(st.sampled_from(_STATIONS)), port_mac(port))
+    }.get(draw(among(_STATIONS)), port_mac(port))
     return Frame(port, wire.ethernet(station, peer_mac(port), ether_type, packet))
 
 
 def _arp_answer(draw: st.DrawFn, port: int) -> bytes:
-    sender = draw(st.sampled_from(FOUR.others)).format(port)
+    sender = draw(among(FOUR.others)).format(port)
     addresses = (bytes((2, 0, 0, 0, 16 + port, 7)), ip_address(sender).packed)
     to = (port_mac(port), ip_address(FOUR.own.format(port)).packed)
     return struct.pack("!HHBBH6s4s6s4s", 1, wire.IPV4, 6, 4, 2, *addresses, *to)

@@ -11,6 +11,7 @@ from pliant.kernel.nftables_counts import RuleCounter
 from pliant.kernel.nftables_expressions import Counter
 from pliant.kernel.nftables_rules import Chain, Rule, Rules
 from pliant.observe.fastpath import FastpathState, RulesetState
+from pliant.observe.rule_counters import assigned
 from pliant.plan.fastpath_rules import (
     DropRuleSlots,
     FillRuleset,
@@ -133,3 +134,4 @@ def test_counters_without_a_slot_are_the_kernels() -> None:
     assert isinstance(fill, FillRuleset)
     assert slots_in(fill.rows) == {4095}
     assert [row.kind for row in fill.rows.rows].count(Kind.LEAVE) == 2  # of both families
+    assert assigned({}, [counter(3)._replace(chain="\ufffd" * 86), counter(4)]) == {counter(4): 1}

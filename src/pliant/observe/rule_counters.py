@@ -16,6 +16,7 @@ COUNTS = "rule_counts"
 SLOTS_MAX = 4096
 Sum = tuple[int, int]
 """Packets and bytes."""
+_NAME_BYTES = 256
 _U32 = struct.Struct("=I")
 _SLOT = struct.Struct("=QQI12s256s256sQQ")  # struct rule_slot
 _COUNT = struct.Struct("=QQ")
@@ -28,7 +29,7 @@ def _encoded(counter: RuleCounter, before: Sum = (0, 0)) -> bytes:
 
 def _decoded(value: bytes) -> tuple[RuleCounter, Sum]:
     table_handle, handle, place, *names, packets, octets = _SLOT.unpack(value)
-    family, table, chain = (name.rstrip(b"\0").decode() for name in names)
+    family, table, chain = (name.rstrip(b"\0").decode(errors="replace") for name in names)
     return RuleCounter(family, table, table_handle, chain, handle, place), (packets, octets)
 
 
@@ -107,7 +108,14 @@ def assigned(held: Mapping[int, RuleCounter], wanted: Iterable[RuleCounter]) -> 
     free = (slot for slot in range(1, SLOTS_MAX) if slot not in held)
     found = {}
     for counter in wanted:
+        if not _fits(counter):
+            continue
         slot = mine.get(counter) or next(free, None)
         if slot is not None:
             found[counter] = slot
     return found
+
+
+def _fits(counter: RuleCounter) -> bool:
+    """Whether its names do, which have more bytes here where those that the kernel has are no text."""
+    return all(len(name.encode()) < _NAME_BYTES for name in (counter.table, counter.chain))

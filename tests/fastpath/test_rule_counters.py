@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import random
 import socket
+import threading
 import time
 from collections.abc import Iterator, Mapping
 
@@ -207,6 +208,46 @@ def test_a_table_that_is_made_anew_counts_from_nothing(way: Way) -> None:
         [(_, counted)] = sums(way).items()
         assert counted == Counted(4, 4 * 32)
         assert max(ours(way).values()) >= 3
+
+
+def test_no_packet_is_lost_to_a_counter_or_counted_by_another_rule_while_rules_change(way: Way) -> None:
+    """Rules that count come and go, and tables are swapped, while packets come in."""
+    sent = packet(way.around, 4, 1, SOURCES[4][0], "udp", 53)
+    frame = way.ethernet[4] + sent.data
+    way.nft("flush ruleset\n" + base("udp dport 53 counter\nudp dport 54 counter"))
+    way.follow(counts=True)
+    first, second = sorted(sums(way))
+    ended = threading.Event()
+
+    def came_in() -> int:
+        """What the sender's device has not dropped, for it is given more than it may take."""
+        return sum(n for reason, n in way.counts().items() if reason not in ("not ours", "not ip"))
+
+    def flood() -> None:
+        while not ended.is_set():
+            way.sender.send(frame)
+
+    before = came_in()
+
+    thread = threading.Thread(target=flood)
+    thread.start()
+    try:
+        for turn in range(15):
+            way.nft(f"insert rule inet t f udp dport {60 + turn} counter drop")
+            way.follow(counts=True)
+            newest = max(name[3] for name in sums(way))
+            way.nft(f"delete rule inet t f handle {newest}")
+            assert sums(way)[second].packets == 0
+            way.follow(counts=True)
+    finally:
+        ended.set()
+        thread.join()
+    deadline = time.monotonic() + 10
+    while (number := came_in() - before) != sums(way)[first].packets:
+        assert time.monotonic() < deadline, (sums(way), number)
+    assert sums(way)[first] == Counted(number, number * 32)
+    assert sums(way)[second].packets == 0
+    assert sum(ours(way).values()) > number / 10
 
 
 def test_metrics_have_what_both_have_counted(way: Way) -> None:

@@ -194,9 +194,12 @@ def numbered(rows: Rows, slots: Mapping[RuleCounter, int]) -> Rows:
         if row.kind is not Kind.COUNT:
             return row
         slot = slots.get(rows.counters[row.target])
-        return Row(Kind.LEAVE, target=UNDECIDED) if slot is None else replace(row, target=slot)
+        if slot is None:
+            return Row(Kind.LEAVE, target=UNDECIDED, why=len(rows.left))
+        return replace(row, target=slot)
 
-    return digested(replace(rows, rows=tuple(map(with_slot, rows.rows))))
+    left = Left("", "", "the ruleset", None, "has more rules that count than there is room for")
+    return digested(replace(rows, rows=tuple(map(with_slot, rows.rows)), left=(*rows.left, left)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -244,7 +244,7 @@ def configurations(draw: st.DrawFn) -> Configuration:
     return Configuration(tuple(commands), tuple(settings))
 
 
-_AGED = 100
+AGED_MS = 100
 """Milliseconds for which neighbours, MTUs and settings without a generation are believed."""
 
 
@@ -274,11 +274,11 @@ def _immediate(draw: st.DrawFn, made: Configuration) -> Change:
 def _bounded(draw: st.DrawFn) -> Change:
     kind = draw(st.integers(0, 2))
     if kind == 0:
-        return Change(draw(_neighbours(draw(st.sampled_from(FAMILIES)))), _AGED)
+        return Change(draw(_neighbours(draw(st.sampled_from(FAMILIES)))), AGED_MS)
     if kind == 1:
-        return Change(f"-6 link set {port_name(draw(ports))} mtu {draw(_mtus)}", _AGED)
+        return Change(f"-6 link set {port_name(draw(ports))} mtu {draw(_mtus)}", AGED_MS)
     name, value = draw(_settings())
-    return Change(f"sysctl {name}={value}", _AGED)
+    return Change(f"sysctl {name}={value}", AGED_MS)
 
 
 @st.composite

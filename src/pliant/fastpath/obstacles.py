@@ -259,7 +259,11 @@ def ipsec_and_ipvs(facts: Facts, module: str) -> Iterator[Reason]:
 
 
 def _unknown_selector(rule: Rule) -> str:
-    """What a rule chooses by that neither the kernel's lookup is told nor a flow's key has."""
+    """What a rule chooses by that neither the kernel's lookup is told nor a flow's key has.
+
+    Of IPv6 the lookup for programs takes a route that a rule finds even where the rule then passes it over: what does
+    that (fib6_rule_suppress()) looks at an answer that only the kernel's own lookup has.
+    """
     if rule.has_others:
         return "something that this version does not know"
     if rule.l3mdev:
@@ -268,6 +272,8 @@ def _unknown_selector(rule: Rule) -> str:
         return "the id of a tunnel"
     if rule.users is not None:
         return "the user of a socket"
+    if rule.family == 6 and (rule.suppress_prefix_length is not None or rule.suppress_group is not None):
+        return "what the route is that it finds (suppress_prefixlength, suppress_ifgroup)"
     return ""
 
 

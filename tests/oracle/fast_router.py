@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import struct
 from collections.abc import Iterable
 
@@ -24,6 +25,7 @@ from tests.oracle.kind import Kind
 from tests.oracle.router import FIRST_IFINDEX, PORTS, Router, port_name
 
 _U32 = struct.Struct("=I")
+MOST_PROGRAMS = 100
 
 
 class FastPath:
@@ -52,11 +54,19 @@ class FastPath:
             name = self._kind.object
             with self._router.host.inside():
                 loaded = load(shipped_object(name), feature=name, rodata=constants, reuse=self._maps)
-            self._held.enter_context(loaded)
-            if not self._maps:
+            self._programs[variant] = Program(os.dup(loaded.programs[name].fileno()))
+            if self._maps:
+                loaded.close()
+            else:
                 self._maps = {n: m for n, m in loaded.maps.items() if n in {*shared_tables(), "counts"}}
-            self._programs[variant] = loaded.programs[name]
+                self._held.enter_context(loaded)
+            self._forget_programs()
         return self._programs[variant]
+
+    def _forget_programs(self) -> None:
+        """Descriptors are few: the programs that were loaded first are loaded again where they are needed."""
+        for variant in list(self._programs)[:-MOST_PROGRAMS]:
+            self._programs.pop(variant).close()
 
     def become(self, variant: Variant) -> None:
         """Run programs made for a variant."""
@@ -123,4 +133,6 @@ class FastPath:
 
     def close(self) -> None:
         """Unload; the router detaches."""
+        for program in self._programs.values():
+            program.close()
         self._held.close()

@@ -31,6 +31,7 @@ BUCKETS = {
     128: 24,
     320: 29,
     640: 33,
+    1792: 39,
 }  # which bucket of the histogram begins with a window of so many segments
 
 RECEIVE_AND_CLOSE = """
@@ -134,7 +135,7 @@ def test_connection_that_waits_for_its_application_teaches_nothing(
 
 def test_slow_start_teaches_upwards_only(ends: Ends, first: Any, knowledge: Knowledge) -> None:
     first(congestion_control="cubic")
-    knowledge.plant(320)
+    knowledge.plant(1792)
     before = knowledge.read()
 
     def is_taught() -> bool:  # a server that is slow to answer is not held back by its window

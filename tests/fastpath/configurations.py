@@ -233,7 +233,7 @@ def facts(draw: st.DrawFn) -> Facts:
                 bridge_nf_call_ip6tables=flags,
             )
         ),
-        routes=draw(st.builds(RouteKinds, multipath4=flags, multipath6=flags)),
+        routes=draw(st.builds(RouteKinds, multipath4=flags, multipath6=flags, shares_mtu6=flags)),
         ruleset=Ruleset(1, draw(few(base_chains())), draw(few(rule_counts))),
         legacy=draw(few(tables, 1)),
         netfilter_links=draw(

@@ -247,6 +247,8 @@ ROWS: tuple[tuple[str, Facts, set[tuple[str, str]]], ...] = (
     ("a group that a rule passes over", router(rules=(Rule(6, 5, suppress_group=3),)), {("rule", "route6")}),
     ("a hash of inner headers", router(settings=replace(ROUTER.settings, fib_multipath_hash_policy=2),
                                        routes=RouteKinds(multipath4=True)), {("multipath-hash", "route4")}),
+    ("an MTU by a next hop object", router(routes=RouteKinds(mtu6=1400, shares_mtu6=True)),
+     {("shared-mtu", "route6")}),
     ("VLAN filtering", switch((replace(BR0, bridge=replace(OPTIONS, vlan_filtering=True)), MEMBER)),
      {("vlan-filtering", "bridge")}),
     ("blocking", switch((BR0, replace(MEMBER, port=replace(PORT, state="blocking")))), {("port-state", "bridge")}),

@@ -294,6 +294,7 @@ CHANGES = (
     ("routes gone", "ip route del 10.9.0.0/16"),
     ("MTU of a route", "ip route add 10.8.0.0/16 via 192.0.2.2 mtu 600"),
     ("MTU of a route6", "ip -6 route add 2001:db8:8::/48 via 2001:db8::2 mtu lock 1300"),
+    ("MTU by a next hop object", "ip -6 route add 2001:db8:7::/48 nhid 3 mtu 1300"),
     ("no MTU", "ip route del 10.8.0.0/16"),
     ("encapsulation", "ip route add 10.3.0.0/16 encap ip id 1 dst 198.51.100.1 dev near"),
     ("group of next hops", "ip nexthop add id 10 group 1/2"),
@@ -325,7 +326,8 @@ def settle(inspector: Inspector, right: Callable[[Facts], bool], what: str = "")
 
 
 def test_every_kind_of_change_is_noticed(host: Host) -> None:
-    host.ip(*(f"nexthop add id {number} via 192.0.2.{number + 1} dev near" for number in (1, 2)))
+    hops = ("192.0.2.2", "192.0.2.3", "2001:db8::2")
+    host.ip(*(f"nexthop add id {number} via {hop} dev near" for number, hop in enumerate(hops, 1)))
     with Inspector(host.netns_path) as inspector:
         assert inspector.facts == read_facts(host.netns_path)
         for what, command in CHANGES:

@@ -28,7 +28,7 @@ def variant(case: Case, changes: int) -> Variant:
     four, six = ([c for c in commands if c.startswith(family)] for family in ("-4 ", "-6 "))
     constants = {
         "forwards_ipv4": 1,  # what is not forwarded the lookup says
-        "forwards_ipv6": int(not any(" suppress_" in command for command in six)),
+        "forwards_ipv6": int(not any(" suppress_" in c or (" nhid " in c and _MTU.search(c)) for c in six)),
         **_of_family("4", four, settings.get("net.ipv4.fib_multipath_hash_policy", "0")),
         **_of_family("6", six, settings.get("net.ipv6.fib_multipath_hash_policy", "0")),
         "route_mtu4": _route_mtu(four, commands),

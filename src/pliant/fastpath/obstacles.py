@@ -123,6 +123,13 @@ def of_routing(facts: Facts, at: Interface, family: Family, *, counts: bool = Fa
         name = f"net.ipv{family}.fib_multipath_hash_policy"
         sentence = f"there are routes of several ways, and {name} is {policy}"
         yield Reason("multipath-hash", module, sentence, f"sysctl {name}")
+    if family == 6 and facts.routes.shares_mtu6:
+        # It keeps one route a CPU with each object, that of the packet it saw first (rt6_get_pcpu_route()).
+        sentence = (
+            "an IPv6 route with an MTU goes by a next hop object, and whether the kernel applies that MTU to it "
+            "or to others by the same object depends on what packets it has seen"
+        )
+        yield Reason("shared-mtu", module, sentence, "ip -6 route show table all | grep nhid")
 
 
 def of_selectors(facts: Facts, family: Family, module: str) -> Iterator[Reason]:

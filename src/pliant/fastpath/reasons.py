@@ -29,6 +29,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "ipvs": "IPVS balances loads and takes packets out of their way.",
         "rule": "A policy rule chooses by something that the fast path does not tell apart.",
         "multipath-hash": "The way of a flow is chosen by more than the fast path tells apart.",
+        "shared-mtu": "IPv6 routes of different MTUs may share a next hop object: the kernel applies either to both.",
         "vlan-filtering": "The bridge filters VLANs.",
         "bridge-down": "The bridge is down.",
         "port-state": "The bridge port does not forward.",

@@ -56,6 +56,7 @@ _HEADER_BYTES = 16  # struct nlmsghdr
 _NESTED = 0x8000  # NLA_F_NESTED
 _NEXTHOP = struct.Struct("=BBBBI")  # struct nhmsg
 _METRICS, _MULTIPATH, _ENCAPSULATION, _NEXTHOP_ID = 8, 9, 22, 30  # RTA_*
+_SPECIAL = frozenset(flag | kind for flag in (0, _NESTED) for kind in (_METRICS, _MULTIPATH, _ENCAPSULATION))
 _MTU = 2  # RTAX_MTU
 _NEXTHOP_GROUP, _NEXTHOP_ENCAPSULATION = 2, 8  # NHA_*
 _WITHOUT_COUNTERS = attribute(29, struct.pack("=I", 1 << 3))  # IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS
@@ -76,6 +77,7 @@ class RouteKinds:
     """Whether any route has several ways (multipath), and whether any encapsulates (a lightweight tunnel).
 
     ``mtu4`` and ``mtu6`` are the smallest MTU that a route has as a metric of its own, ``NO_MTU`` where none has.
+    ``shares_mtu6``: such an IPv6 route goes by a next hop object, which other routes may share.
     """
 
     multipath4: bool = False
@@ -83,6 +85,7 @@ class RouteKinds:
     encapsulation: bool = False
     mtu4: int = NO_MTU
     mtu6: int = NO_MTU
+    shares_mtu6: bool = False
 
     def __or__(self, other: RouteKinds) -> RouteKinds:
         return RouteKinds(
@@ -91,6 +94,7 @@ class RouteKinds:
             self.encapsulation or other.encapsulation,
             min(self.mtu4, other.mtu4),
             min(self.mtu6, other.mtu6),
+            self.shares_mtu6 or other.shares_mtu6,
         )
 
 
@@ -211,8 +215,7 @@ class RouteScan:
 
     def __init__(self, netns: Path | int | None = None) -> None:
         self._netns = netns
-        self._seen: set[str] = set()
-        self._mtus = {"multipath4": NO_MTU, "multipath6": NO_MTU}
+        self._found = RouteKinds()
         self._work = self._scan()
 
     def step(self, seconds: float = math.inf) -> RouteKinds | None:
@@ -221,8 +224,7 @@ class RouteScan:
         for _ in self._work:
             if time.monotonic() >= deadline:
                 return None
-        mtu4, mtu6 = self._mtus.values()
-        return RouteKinds(**dict.fromkeys(self._seen, True), mtu4=mtu4, mtu6=mtu6)
+        return self._found
 
     def close(self) -> None:
         """Give up."""
@@ -232,11 +234,11 @@ class RouteScan:
         with Rtnetlink(self._netns) as nexthops:
             self._next_hops(nexthops)
         yield
-        for family, name in ((socket.AF_INET, "multipath4"), (socket.AF_INET6, "multipath6")):
+        for family in (socket.AF_INET, socket.AF_INET6):
             with Rtnetlink(self._netns) as routes:
                 body = _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
                 for data in routes.raw_dump(_GETROUTE, body, "list the routes"):
-                    if self._look(data, name):
+                    if self._look(data):
                         break
                     yield
 
@@ -248,29 +250,23 @@ class RouteScan:
                 raise
             return
         for message in listed:
-            group, encapsulates = next_hop_kind(message)
-            self._seen |= {"multipath4", "multipath6"} if group else set()
-            self._seen |= {"encapsulation"} if encapsulates else set()
+            self._found |= kinds_by_next_hop(message)
 
-    def _look(self, data: bytes, name: str) -> bool:
+    def _look(self, data: bytes) -> bool:
         """Run over messages as quickly as Python can, for there may be a million; tell whether that was the end."""
         read, start = _ATTRIBUTE.unpack_from, 0
         while start < len(data):
             length, kind = _LENGTH_AND_TYPE.unpack_from(data, start)
             if kind in (DONE, ERROR):
                 return True
-            at, end = start + _HEADER_BYTES + _ROUTE.size, start + length
+            body, end = start + _HEADER_BYTES, start + length
+            at = body + _ROUTE.size
             start += (length + 3) & ~3
             while at < end:
                 size, kind = read(data, at)
-                if kind == _MULTIPATH or kind == _NESTED | _MULTIPATH:
-                    self._seen.add(name)
-                    if _encapsulates(memoryview(data)[at + 4 : at + size]):
-                        self._seen.add("encapsulation")
-                elif kind == _ENCAPSULATION or kind == _NESTED | _ENCAPSULATION:
-                    self._seen.add("encapsulation")
-                elif kind == _METRICS or kind == _NESTED | _METRICS:
-                    self._mtus[name] = min(self._mtus[name], _mtu(memoryview(data)[at + 4 : at + size]))
+                if kind in _SPECIAL:
+                    self._found |= kinds_of_route(memoryview(data)[body:end])
+                    break
                 at += (size + 3) & ~3 or end
         return False
 
@@ -348,10 +344,12 @@ def kinds_of_route(body: memoryview) -> RouteKinds:
     mtu = _mtu(found[_METRICS]) if _METRICS in found else NO_MTU
     if body[0] == socket.AF_INET:
         return RouteKinds(multipath4=several, encapsulation=encapsulates, mtu4=mtu)
-    return RouteKinds(multipath6=several, encapsulation=encapsulates, mtu6=mtu)
+    shares = mtu < NO_MTU and _NEXTHOP_ID in found
+    return RouteKinds(multipath6=several, encapsulation=encapsulates, mtu6=mtu, shares_mtu6=shares)
 
 
-def next_hop_kind(body: memoryview) -> tuple[bool, bool]:
-    """Of a message about a next hop: whether it is a group, which serves routes of either family, or encapsulates."""
+def kinds_by_next_hop(body: memoryview) -> RouteKinds:
+    """What kinds the routes by the next hop of a message may be of: a group serves those of either family."""
     found = attributes(body, _NEXTHOP.size)
-    return _NEXTHOP_GROUP in found, _NEXTHOP_ENCAPSULATION in found
+    several = _NEXTHOP_GROUP in found
+    return RouteKinds(several, several, _NEXTHOP_ENCAPSULATION in found)

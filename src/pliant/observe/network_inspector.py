@@ -39,7 +39,9 @@ _ROUTES_PAUSE_FOR_COST = 50.0
 _XTABLES_LOCK = "/run/xtables.lock"
 _SOON = Part.SETTINGS | Part.UNTOLD
 # Of the MTU no less than any link has (RFC 791, RFC 8200).
-_ALL_ROUTES = RouteKinds(multipath4=True, multipath6=True, encapsulation=True, mtu4=68, mtu6=1280)
+_ALL_ROUTES = RouteKinds(
+    multipath4=True, multipath6=True, encapsulation=True, mtu4=68, mtu6=1280, shares_mtu6=True
+)
 
 _PARTS = {
     **dict.fromkeys((rtnetlink.NEWADDR, rtnetlink.DELADDR), Part.ADDRESSES),
@@ -202,27 +204,19 @@ class Inspector(Closable):
                 if kind in (rtnetlink.NEWNETCONF, rtnetlink.DELNETCONF):
                     continue  # it is about settings of the interface, and of nothing else
             if kind in (rtnetlink.NEWROUTE, rtnetlink.DELROUTE):
-                self._note_route(body, is_new=kind == rtnetlink.NEWROUTE)
+                self._note_routes(rtnetlink.kinds_of_route(body), is_new=kind == rtnetlink.NEWROUTE)
             elif kind in (rtnetlink.NEWNEXTHOP, rtnetlink.DELNEXTHOP):
-                self._note_next_hop(body, is_new=kind == rtnetlink.NEWNEXTHOP)
+                self._note_routes(rtnetlink.kinds_by_next_hop(body), is_new=kind == rtnetlink.NEWNEXTHOP)
             else:
                 self._dirty |= _PARTS.get(kind, Part(0))
         gone = any(kind in _TAKE_ROUTES_ALONG for kind, _ in messages)
         if gone and self._facts.routes != RouteKinds():
             self._dirty |= Part.ROUTES
 
-    def _note_route(self, body: memoryview, *, is_new: bool) -> None:
+    def _note_routes(self, found: RouteKinds, *, is_new: bool) -> None:
         """A new kind of route is known from the message; whether one that goes was the last takes reading all."""
-        found = rtnetlink.kinds_of_route(body)
-        if found != RouteKinds():
-            self._add_routes(found, is_new=is_new)
-
-    def _note_next_hop(self, body: memoryview, *, is_new: bool) -> None:
-        group, encapsulates = rtnetlink.next_hop_kind(body)
-        if group or encapsulates:
-            self._add_routes(RouteKinds(group, group, encapsulates), is_new=is_new)
-
-    def _add_routes(self, found: RouteKinds, *, is_new: bool) -> None:
+        if found == RouteKinds():
+            return
         if is_new:
             self._found_meanwhile |= found
             self._accept(dataclasses.replace(self._facts, routes=self._facts.routes | found))

@@ -17,6 +17,7 @@ from pliant.observe.fastpath import FastpathPins
 from pliant.observe.pin_tree import PinTree
 from pliant.store.holdings import Holdings
 from tests.fastpath.fastpath_row import Fastpath, Row
+from tests.fastpath.filtered_way import Way, filtered_way
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +45,9 @@ def fastpath(row: Row, mounts: PrivateMounts) -> Iterator[Fastpath]:
     yield made
     made.become()
     assert not tree.root.exists()
+
+
+@pytest.fixture
+def way(fastpath: Fastpath) -> Iterator[Way]:
+    with filtered_way(fastpath) as made:
+        yield made

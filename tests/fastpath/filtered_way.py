@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pliant.fastpath.objects import counted_reasons
 from pliant.fastpath.ruleset_walk import Packet
@@ -56,6 +57,7 @@ class Way:
     sender: socket.socket
     receiver: socket.socket
     ethernet: Mapping[int, bytes]
+    _lasts: Iterator[int] = field(default_factory=lambda: itertools.count(0x4000))
 
     @property
     def router(self) -> Host:
@@ -83,8 +85,9 @@ class Way:
         names = counted_reasons()
         return {names.get(number, "forwarded"): one.packets for number, one in enumerate(counted)}
 
-    def through(self, packets: Mapping[int, Packet], last: int) -> list[int]:
+    def through(self, packets: Mapping[int, Packet]) -> list[int]:
         """Send packets, and then one that every ruleset lets pass; the numbers of what comes out before it."""
+        last = next(self._lasts)
         for sent in packets.values():
             self.sender.send(self.ethernet[sent.family] + sent.data)
         end = packet(self.around, 4, last, SOURCES[4][0], "udp", LAST_PORT)

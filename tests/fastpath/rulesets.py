@@ -209,6 +209,14 @@ table inet t {{
 """
 
 
+def base(rules: str, policy: str = "accept") -> str:
+    """A ruleset of one chain, which lets the last packet of a series pass, and then has these rules."""
+    return (
+        "flush ruleset\ntable inet t {\n chain f {\n type filter hook forward priority 0; "
+        f"policy {policy}; udp dport {LAST_PORT} accept\n{rules}\n }}\n}}\n"
+    )
+
+
 def with_counters(ruleset: str, chance: random.Random) -> str:
     """The same in which most rules count: in front of their verdict, or before all that they ask."""
     return "\n".join(_with_counter(line, chance) for line in ruleset.splitlines())

@@ -20,7 +20,7 @@ from pliant.kernel.links import LinkType, all_links
 from pliant.lab.packets import PacketSource
 from pliant.observe.fastpath import Mode
 from tests.fastpath.fastpath_row import Fastpath, Row
-from tests.fastpath.filtered_way import Way, filtered_way
+from tests.fastpath.filtered_way import Way
 from tests.fastpath.rulesets import LAST_PORT, SOURCES, packet
 
 Sent = tuple[int, int, int]  # IP version, port, bytes of payload
@@ -155,62 +155,60 @@ def frames_to(way: Way, port: int, count: int) -> dict[int, bytes]:
     return made
 
 
-def send_on(way: Way, frames: dict[int, bytes], last: int) -> None:
+def send_on(way: Way, frames: dict[int, bytes]) -> None:
     """Send frames, and wait for one behind them to come through."""
     for frame in frames.values():
         way.sender.send(frame)
-    assert way.through({}, last) == []
+    assert way.through({}) == []
 
 
 @pytest.mark.parametrize("mode", [Mode.NATIVE, Mode.GENERIC])
-def test_dropped_packets_are_seen_as_they_came_and_counted(fastpath: Fastpath, mode: Mode) -> None:
+def test_dropped_packets_are_seen_as_they_came_and_counted(way: Way, mode: Mode) -> None:
     links = tracing_links()
-    with filtered_way(fastpath) as way:
-        way.nft(RULES)
-        way.follow(mode)
-        wanted, others = frames_to(way, 53, 40), frames_to(way, 80, 40)
-        with way.router.inside():
-            held = Capture(fastpath.pins, [way.around.inside], filter=compile_filter("udp dst port 53"))
-        before = way.counts(mode)["dropped"]
-        with held, way.router.inside():
-            assert tracing_links() > links
-            send_on(way, wanted | others, 0x4000)
-            found: list[Captured] = []
-            for batch in held.packets(20):
-                found += batch
-                if len(found) >= len(wanted):
-                    break
-            tally = held.tally()
-        assert tracing_links() == links
-        assert sorted(one.packet.data for one in found) == sorted(wanted.values())
-        verdicts = Counter(one.verdict for one in found)
-        assert {one.reason for one in found if one.verdict == LEFT} <= {"refused"}  # now and then one
-        assert verdicts[DROPPED] > len(wanted) / 2
-        assert tally.wanted == verdicts[DROPPED]
-        assert tally.dropped == way.counts(mode)["dropped"] - before > verdicts[DROPPED]
-        assert (tally.unseen, tally.lost) == (0, 0)
-        assert {one.packet.interface for one in found} == {way.around.inside}
-        assert {(one.action, one.sentence) for one in found if one.verdict == DROPPED} == {
-            (1, "dropped (nftables)")
-        }
+    way.nft(RULES)
+    way.follow(mode)
+    wanted, others = frames_to(way, 53, 40), frames_to(way, 80, 40)
+    with way.router.inside():
+        held = Capture(way.fastpath.pins, [way.around.inside], filter=compile_filter("udp dst port 53"))
+    before = way.counts(mode)["dropped"]
+    with held, way.router.inside():
+        assert tracing_links() > links
+        send_on(way, wanted | others)
+        found: list[Captured] = []
+        for batch in held.packets(20):
+            found += batch
+            if len(found) >= len(wanted):
+                break
+        tally = held.tally()
+    assert tracing_links() == links
+    assert sorted(one.packet.data for one in found) == sorted(wanted.values())
+    verdicts = Counter(one.verdict for one in found)
+    assert {one.reason for one in found if one.verdict == LEFT} <= {"refused"}  # now and then one
+    assert verdicts[DROPPED] > len(wanted) / 2
+    assert tally.wanted == verdicts[DROPPED]
+    assert tally.dropped == way.counts(mode)["dropped"] - before > verdicts[DROPPED]
+    assert (tally.unseen, tally.lost) == (0, 0)
+    assert {one.packet.interface for one in found} == {way.around.inside}
+    assert {(one.action, one.sentence) for one in found if one.verdict == DROPPED} == {
+        (1, "dropped (nftables)")
+    }
 
 
-def test_what_is_dropped_unseen_is_counted_as_such(fastpath: Fastpath) -> None:
+def test_what_is_dropped_unseen_is_counted_as_such(way: Way) -> None:
     """Frames that are no socket's are seen where the kernel has programs' ends looked at, and else are not."""
-    with filtered_way(fastpath) as way:
-        way.nft(RULES)
-        way.follow()
-        [frame] = (one.ljust(60, b"\0") for one in frames_to(way, 53, 1).values())
-        near = fastpath.row.sender.links[0].interface_of(fastpath.row.sender)
-        source = PacketSource(fastpath.row.sender, [near], [frame])
-        with closing(source), way.router.inside():
-            held = Capture(fastpath.pins, [way.around.inside], filter=compile_filter("ip6"), snapshot=14)
-            with held:
-                source.send(1000)
-                deadline = time.monotonic() + 20
-                while held.tally().dropped < 900:
-                    assert time.monotonic() < deadline, (way.counts(), held.tally())
-                found = next(batch for batch in held.packets(20) if batch)
-                assert {len(one.packet.data) for one in found} == {14}
-                tally = held.tally()
-                assert tally.unseen == (tally.dropped if held.limits else 0)
+    way.nft(RULES)
+    way.follow()
+    [frame] = (one.ljust(60, b"\0") for one in frames_to(way, 53, 1).values())
+    near = way.fastpath.row.sender.links[0].interface_of(way.fastpath.row.sender)
+    source = PacketSource(way.fastpath.row.sender, [near], [frame])
+    with closing(source), way.router.inside():
+        held = Capture(way.fastpath.pins, [way.around.inside], filter=compile_filter("ip6"), snapshot=14)
+        with held:
+            source.send(1000)
+            deadline = time.monotonic() + 20
+            while held.tally().dropped < 900:
+                assert time.monotonic() < deadline, (way.counts(), held.tally())
+            found = next(batch for batch in held.packets(20) if batch)
+            assert {len(one.packet.data) for one in found} == {14}
+            tally = held.tally()
+            assert tally.unseen == (tally.dropped if held.limits else 0)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from pliant.agent.daemon.metrics import fastpath_values
 from pliant.agent.fastpath import FastpathGround
 from pliant.fastpath.counters import ACCELERATED, LEFT, Key, read_counters
-from pliant.observe.fastpath import Counted
+from pliant.kernel.packet_counts import Counted
 from tests.fastpath.fastpath_row import Fastpath, Row
 
 ETHERNET_BYTES = 14
@@ -79,8 +79,8 @@ def test_every_packet_is_counted_once_and_as_the_kernel_counts_it(fastpath: Fast
     deadline = time.monotonic() + 20
     while True:
         devices_after, after = both(fastpath)
-        new = {key: Counted(c.packets - before.get(key, Counted(0, 0)).packets,
-                            c.bytes - before.get(key, Counted(0, 0)).bytes) for key, c in after.items()}  # fmt: skip
+        new = {key: Counted(c.packets - before.get(key, Counted()).packets,
+                            c.bytes - before.get(key, Counted()).bytes) for key, c in after.items()}  # fmt: skip
         expiring = Counter({key.module: c.packets for key, c in new.items() if key.reason == "expiring"})
         if expiring["route4"] >= 5 and expiring["route6"] >= 5:
             break

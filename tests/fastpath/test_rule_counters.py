@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import pytest
 
@@ -18,23 +17,22 @@ from pliant.cli.fastpath_counters import rule_texts
 from pliant.fastpath.rule_counts import read_rule_counts
 from pliant.fastpath.ruleset_walk import Packet
 from pliant.kernel.nftables_counts import RuleCounter
-from pliant.observe.fastpath import Counted
+from pliant.kernel.packet_counts import Counted
 from pliant.observe.rule_counters import COUNTS, SLOTS, read_slot_counts, read_slots
-from tests.fastpath.fastpath_row import Fastpath
-from tests.fastpath.filtered_way import Way, filtered_way
-from tests.fastpath.rulesets import LAST_PORT, SOURCES, packet, random_packet, random_ruleset, with_counters
+from tests.fastpath.filtered_way import Way
+from tests.fastpath.rulesets import (
+    LAST_PORT,
+    SOURCES,
+    base,
+    packet,
+    random_packet,
+    random_ruleset,
+    with_counters,
+)
 
 RULESETS, PACKETS, ROUNDS = 12, 40, 3
 
 Sums = Mapping[tuple[str, str, str, int, int], Counted]
-
-_lasts = itertools.count(0x4000)
-
-
-@pytest.fixture
-def way(fastpath: Fastpath) -> Iterator[Way]:
-    with filtered_way(fastpath) as made:
-        yield made
 
 
 def sums(way: Way) -> Sums:
@@ -55,7 +53,7 @@ def by_the_kernel(way: Way, text: str, packets: Mapping[int, Packet]) -> tuple[S
     """What the kernel alone counts of the same, and what it lets through."""
     way.fastpath.become()
     way.nft(text)
-    came = [number for _ in range(ROUNDS) for number in way.through(packets, next(_lasts))]
+    came = [number for _ in range(ROUNDS) for number in way.through(packets)]
     return sums(way), sorted(came)
 
 
@@ -106,7 +104,7 @@ def test_rules_of_iptables(way: Way, policy: str) -> None:
         else:
             way.follow(counts=True)
         before = way.counts() if counts else {}
-        came = [number for _ in range(ROUNDS) for number in way.through(sent, next(_lasts))]
+        came = [number for _ in range(ROUNDS) for number in way.through(sent)]
         rounds.append((sums(way), sorted(came)))
         if counts:
             after = way.counts()
@@ -128,19 +126,12 @@ def test_random_rules_and_packets(way: Way) -> None:
         expected, came = by_the_kernel(way, text, packets)
         way.nft(text)
         way.follow(counts=True)
-        assert sorted(n for _ in range(ROUNDS) for n in way.through(packets, next(_lasts))) == came, text
+        assert sorted(n for _ in range(ROUNDS) for n in way.through(packets)) == came, text
         assert sums(way) == expected, text
         counted += sum(ours(way).values())
         dropped += way.counts().get("dropped", 0)
     assert counted > RULESETS * PACKETS
     assert dropped
-
-
-def base(rules: str) -> str:
-    return (
-        "table inet t {\n chain f {\n type filter hook forward priority 0; policy accept;\n"
-        f"udp dport {LAST_PORT} accept\n{rules}\n }}\n}}\n"
-    )
 
 
 def test_counts_go_on_while_other_rules_change_and_end_with_their_rule(way: Way) -> None:
@@ -153,7 +144,7 @@ def test_counts_go_on_while_other_rules_change_and_end_with_their_rule(way: Way)
 
     def send(times: int) -> None:
         for _ in range(times):
-            assert sorted(way.through(sent, next(_lasts))) == [1, 2]
+            assert sorted(way.through(sent)) == [1, 2]
 
     send(3)
     way.nft("insert rule inet t f tcp dport 22 counter drop")
@@ -179,12 +170,12 @@ def test_counts_go_on_while_other_rules_change_and_end_with_their_rule(way: Way)
 
 def test_a_rule_that_packets_do_not_come_to_for_a_while_keeps_its_count(way: Way) -> None:
     sent = {1: packet(way.around, 4, 1, SOURCES[4][0], "udp", 53)}
-    way.nft("flush ruleset\n" + base("jump other").replace(" chain f", " chain other { counter; }\n chain f"))
+    way.nft(base("jump other").replace(" chain f", " chain other { counter; }\n chain f"))
 
     def send() -> None:
         way.follow(counts=True)
         for _ in range(4):
-            assert way.through(sent, next(_lasts)) == [1]
+            assert way.through(sent) == [1]
 
     send()
     way.nft("flush chain inet t f")
@@ -201,10 +192,10 @@ def test_a_table_that_is_made_anew_counts_from_nothing(way: Way) -> None:
     """Its rules have the handles that the others had."""
     sent = {1: packet(way.around, 4, 1, SOURCES[4][0], "udp", 53)}
     for _ in range(3):
-        way.nft("flush ruleset\n" + base("udp dport 53 counter"))
+        way.nft(base("udp dport 53 counter"))
         way.follow(counts=True)
         for _ in range(4):
-            assert way.through(sent, next(_lasts)) == [1]
+            assert way.through(sent) == [1]
         [(_, counted)] = sums(way).items()
         assert counted == Counted(4, 4 * 32)
         assert max(ours(way).values()) >= 3
@@ -214,7 +205,7 @@ def test_no_packet_is_lost_to_a_counter_or_counted_by_another_rule_while_rules_c
     """Rules that count come and go, and tables are swapped, while packets come in."""
     sent = packet(way.around, 4, 1, SOURCES[4][0], "udp", 53)
     frame = way.ethernet[4] + sent.data
-    way.nft("flush ruleset\n" + base("udp dport 53 counter\nudp dport 54 counter"))
+    way.nft(base("udp dport 53 counter\nudp dport 54 counter"))
     way.follow(counts=True)
     first, second = sorted(sums(way))
     ended = threading.Event()
@@ -252,10 +243,10 @@ def test_no_packet_is_lost_to_a_counter_or_counted_by_another_rule_while_rules_c
 
 def test_metrics_have_what_both_have_counted(way: Way) -> None:
     sent = {1: packet(way.around, 4, 1, SOURCES[4][0], "udp", 53)}
-    way.nft("flush ruleset\n" + base("udp dport 53 counter"))
+    way.nft(base("udp dport 53 counter"))
     way.follow(counts=True)
     for _ in range(5):
-        assert way.through(sent, next(_lasts)) == [1]
+        assert way.through(sent) == [1]
     with way.router.inside():
         found = dict(fastpath_values(FastpathGround(way.fastpath.ground.pins.root)))
         texts = rule_texts()
@@ -272,11 +263,11 @@ def test_metrics_have_what_both_have_counted(way: Way) -> None:
 def test_more_counters_than_are_kept_with_a_flow_are_the_kernels(way: Way) -> None:
     sent = {1: packet(way.around, 4, 1, SOURCES[4][0], "udp", 53)}
     for rules, is_fast in ((12, True), (13, False)):
-        way.nft("flush ruleset\n" + base("counter\n" * rules))
+        way.nft(base("counter\n" * rules))
         way.follow(counts=True)
         before = way.counts()
         for _ in range(3):
-            assert way.through(sent, next(_lasts)) == [1]
+            assert way.through(sent) == [1]
         after = way.counts()
         assert (after["many counters"] > before["many counters"]) is not is_fast
         assert {one.packets for one in sums(way).values()} == {3}
@@ -285,12 +276,12 @@ def test_more_counters_than_are_kept_with_a_flow_are_the_kernels(way: Way) -> No
 
 def test_where_it_is_not_asked_for_the_kernel_counts_everything_and_nothing_is_left_of_ours(way: Way) -> None:
     sent = {1: packet(way.around, 4, 1, SOURCES[4][0], "udp", 53)}
-    way.nft("flush ruleset\n" + base("udp dport 53 counter"))
+    way.nft(base("udp dport 53 counter"))
     for counts in (True, False, True):
         way.follow(counts=counts)
         before = way.counts()["undecided"]
         for _ in range(3):
-            assert way.through(sent, next(_lasts)) == [1]
+            assert way.through(sent) == [1]
         assert (way.counts()["undecided"] == before) is counts
         assert bool(ours(way)) is counts
     way.fastpath.become()

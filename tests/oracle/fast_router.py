@@ -17,8 +17,9 @@ from pliant.kernel.maps import Map
 from pliant.kernel.nftables_counts import RuleCounter
 from pliant.kernel.nftables_rules import read_rules
 from pliant.kernel.objects import load
+from pliant.kernel.packet_counts import Counted
 from pliant.kernel.programs import Program
-from pliant.observe.fastpath import Counted, Mode, Port, RulesetState, counted_in, encoded_name
+from pliant.observe.fastpath import Mode, Port, RulesetState, counted_in, encoded_name
 from pliant.observe.rule_counters import assigned, drop_slots, name_slots, slot_counts
 from tests.oracle.constants import Variant
 from tests.oracle.kind import Kind
@@ -111,7 +112,7 @@ class FastPath:
     def rule_counts(self) -> dict[RuleCounter, Counted]:
         """What was counted for rules, of those that there are."""
         counted = slot_counts(self._maps["rule_counts"], self._slots)
-        return {counter: Counted(*counted[slot]) for slot, counter in self._slots.items()}
+        return {counter: counted[slot] for slot, counter in self._slots.items()}
 
     def counts(self) -> list[int]:
         """Packets by reason, of both IP versions."""

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from pliant.errors import PliantError
 from pliant.kernel.errors import KernelError
+from pliant.kernel.packet_counts import Counted
 from pliant.kernel.programs import Program
 from pliant.observe.fastpath import (
     FORWARDED,
-    Counted,
     FastpathPins,
     FastpathState,
     Mode,

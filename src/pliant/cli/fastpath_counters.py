@@ -16,7 +16,7 @@ from pliant.cli.context import open_host, output_option
 if TYPE_CHECKING:
     from pliant.fastpath.counters import Key
     from pliant.fastpath.rule_counts import RuleCount
-    from pliant.observe.fastpath import Counted
+    from pliant.kernel.packet_counts import Counted
 
 _BEGINS = re.compile(r"\s*(table|chain) (.*?) \{(?: # handle \d+)?$")
 _RULE = re.compile(r"\s*(.*) # handle (\d+)$")

@@ -14,7 +14,7 @@ from pliant.cli.context import open_host, open_places, output_option
 if TYPE_CHECKING:
     from pliant.agent.fastpath import InterfaceStatus
     from pliant.fastpath.counters import Key
-    from pliant.observe.fastpath import Counted
+    from pliant.kernel.packet_counts import Counted
 
 NOT_ALL = 1
 

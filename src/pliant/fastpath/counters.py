@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 from pliant.fastpath.objects import counted_reasons
 from pliant.kernel.errors import KernelError
+from pliant.kernel.packet_counts import Counted
 from pliant.kernel.programs import Program
-from pliant.observe.fastpath import FORWARDED, Counted, FastpathPins, FastpathState, Port, read_family_counts
+from pliant.observe.fastpath import FORWARDED, FastpathPins, FastpathState, Port, read_family_counts
 
 ACCELERATED, DROPPED, LEFT = "accelerated", "dropped", "kernel"
 """Verdicts: sent on by the fast path, dropped by it where nftables drops, and left to the kernel."""
@@ -34,7 +35,7 @@ def read_counters(pins: FastpathPins, found: FastpathState) -> dict[Key, Counted
 
     Of each interface this is since it is accelerated; every packet that has come in by it since is counted once.
     """
-    totals: dict[Key, Counted] = defaultdict(lambda: Counted(0, 0))
+    totals: dict[Key, Counted] = defaultdict(Counted)
     for port in found.ports:
         name = found.names.get(port.ifindex)
         if name is None:  # it is gone

@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 from pliant.kernel.nftables_counts import RuleCounter, read_counters
-from pliant.observe.fastpath import Counted, FastpathPins
+from pliant.kernel.packet_counts import Counted
+from pliant.observe.fastpath import FastpathPins
 from pliant.observe.rule_counters import read_counted
-
-_NOTHING = Counted(0, 0)
 
 
 class RuleCount(NamedTuple):
@@ -23,7 +21,7 @@ class RuleCount(NamedTuple):
     @property
     def sum(self) -> Counted:
         """Every packet once."""
-        return self.kernel.plus(self.fastpath or _NOTHING)
+        return self.kernel.plus(self.fastpath or Counted())
 
 
 def read_rule_counts(pins: FastpathPins) -> list[RuleCount]:
@@ -31,11 +29,5 @@ def read_rule_counts(pins: FastpathPins) -> list[RuleCount]:
 
     Those of the kernel are read after ours: a packet may be in neither yet, and is in none twice.
     """
-    ours = read_own_counts(pins)
-    kernels = {counter: Counted(*counted) for counter, counted in read_counters().items()}
-    return [RuleCount(counter, counted, ours.get(counter)) for counter, counted in kernels.items()]
-
-
-def read_own_counts(pins: FastpathPins) -> Mapping[RuleCounter, Counted]:
-    """What the fast path has counted, of the counters that it counts for."""
-    return {counter: Counted(*counted) for counter, counted in read_counted(pins.tables).items()}
+    ours = read_counted(pins.tables)
+    return [RuleCount(counter, counted, ours.get(counter)) for counter, counted in read_counters().items()]

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import errno as codes
 import struct
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from pliant.kernel.errors import KernelError
 from pliant.kernel.netlink import (
@@ -26,7 +27,7 @@ from pliant.kernel.netlink import (
 
 _SUBSYSTEM = 10 << 8  # NFNL_SUBSYS_NFTABLES
 _NEWGEN = _SUBSYSTEM | 15
-GETTABLE, GETCHAIN, GETRULE, GETSET, GETSETELEM, _GETGEN, _GETOBJ = (
+_GETTABLE, GETCHAIN, GETRULE, GETSET, GETSETELEM, _GETGEN, _GETOBJ = (
     _SUBSYSTEM | kind for kind in (1, 4, 7, 10, 13, 16, 19)
 )
 _TRACKING = {3: "ct helper", 7: "ct timeout", 9: "ct expectation", 10: "synproxy"}  # NFT_OBJECT_*
@@ -47,9 +48,16 @@ _HOOKS = {
 }
 _DEVICE_PREFIX = 2  # NFTA_DEVICE_PREFIX; Linux 6.16 wrote a name without its NUL instead
 _DORMANT = 0x1  # NFT_TABLE_F_DORMANT
-_CHAIN_COUNTERS = 8  # NFTA_CHAIN_COUNTERS
+CHAIN_COUNTERS = 8  # NFTACHAIN_COUNTERS
 _HARDWARE = 0x2  # NFT_CHAIN_HW_OFFLOAD
 _DROP = 0
+
+
+class Table(NamedTuple):
+    """A table; its handle names it as long as it lives. One that is dormant does nothing for now."""
+
+    handle: int = 0
+    is_dormant: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,19 +190,14 @@ def generation(netlink: Netlink) -> int:
 def _read(
     netlink: Netlink,
 ) -> tuple[tuple[BaseChain, ...], tuple[RuleCount, ...], tuple[TrackingObject, ...]]:
-    tables = netlink.dump(GETTABLE, request(), "list the nftables tables")
-    dormant = set()
-    for message in tables:
-        family, found = list_message(message)
-        if network_number(found.get(2)) & _DORMANT:
-            dormant.add((family, text(found.get(1))))
+    tables = list_tables(netlink)
     chains = [parse_chain(m) for m in netlink.dump(GETCHAIN, request(), "list the nftables chains")]
-    based = [c for c in chains if c is not None and (c.family, c.table) not in dormant]
+    based = [c for c in chains if c is not None and not tables[c.family, c.table].is_dormant]
     counted: dict[tuple[str, str, str], tuple[int, set[str]]] = {}
     for message in netlink.dump(GETRULE, request(), "list the nftables rules"):
         family, found = list_message(message)
         key = (family, text(found.get(1)), text(found.get(2)))
-        if key[:2] in dormant:
+        if tables[key[:2]].is_dormant:
             continue
         count, names = counted.get(key, (0, set()))
         counted[key] = (count + 1, names | _expressions(found))
@@ -209,6 +212,16 @@ def _tracking_objects(netlink: Netlink) -> Iterator[TrackingObject]:
         kind = _TRACKING.get(network_number(found.get(3)))
         if kind is not None:
             yield TrackingObject(family, text(found.get(1)), text(found.get(2)), kind)
+
+
+def list_tables(netlink: Netlink) -> defaultdict[tuple[str, str], Table]:
+    """The tables by family and name; of one that has come since, before the generation is read anew, nothing."""
+    found: defaultdict[tuple[str, str], Table] = defaultdict(Table)
+    for message in netlink.dump(_GETTABLE, request(), "list the nftables tables"):
+        family, told = list_message(message)
+        is_dormant = bool(network_number(told.get(2)) & _DORMANT)
+        found[family, text(told.get(1))] = Table(network_number(told.get(4)), is_dormant)
+    return found
 
 
 def list_message(message: memoryview) -> tuple[str, Attributes]:
@@ -239,7 +252,7 @@ def parse_chain(message: memoryview) -> BaseChain | None:
         policy="drop" if 5 in found and network_number(found[5]) == _DROP else "accept",
         devices=tuple(sorted(set(devices))),
         is_offloaded=bool(network_number(found.get(10)) & _HARDWARE),
-        counts=_CHAIN_COUNTERS in found,
+        counts=CHAIN_COUNTERS in found,
     )
 
 

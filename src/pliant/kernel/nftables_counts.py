@@ -16,10 +16,18 @@ from pliant.kernel.netlink import (
     network_number,
     text,
 )
-from pliant.kernel.nftables import GETCHAIN, GETRULE, GETTABLE, list_message, of_one_generation, request
+from pliant.kernel.nftables import (
+    CHAIN_COUNTERS,
+    GETCHAIN,
+    GETRULE,
+    list_message,
+    list_tables,
+    of_one_generation,
+    request,
+)
+from pliant.kernel.packet_counts import Counted
 
 _BYTES, _PACKETS = 1, 2  # NFTA_COUNTER_*
-_CHAIN_COUNTERS = 8  # NFTA_CHAIN_COUNTERS
 
 
 class RuleCounter(NamedTuple):
@@ -36,7 +44,7 @@ class RuleCounter(NamedTuple):
     place: int = 0
 
 
-def read_counters(netns: Path | int | None = None) -> dict[RuleCounter, tuple[int, int]]:
+def read_counters(netns: Path | int | None = None) -> dict[RuleCounter, Counted]:
     """Packets and bytes of every counter in a rule, or of a base chain's policy; named ones are not among them.
 
     Raises :class:`KernelError` when the ruleset never holds still.
@@ -46,18 +54,15 @@ def read_counters(netns: Path | int | None = None) -> dict[RuleCounter, tuple[in
         return of_one_generation(netlink, lambda _: _read(netlink), {}, nothing_on, again_on=(codes.ENOENT,))
 
 
-def _read(netlink: Netlink) -> dict[RuleCounter, tuple[int, int]]:
-    tables = {}
-    for message in netlink.dump(GETTABLE, request(), "list the nftables tables"):
-        family, found = list_message(message)
-        tables[family, text(found.get(1))] = network_number(found.get(4))
-    counted: dict[RuleCounter, tuple[int, int]] = {}
+def _read(netlink: Netlink) -> dict[RuleCounter, Counted]:
+    tables = list_tables(netlink)
+    counted: dict[RuleCounter, Counted] = {}
     for message in netlink.dump(GETCHAIN, request(), "list the nftables chains"):
         family, found = list_message(message)
         table, chain = text(found.get(1)), text(found.get(3))
-        if _CHAIN_COUNTERS in found:
-            name = RuleCounter(family, table, tables.get((family, table), 0), chain, 0, 0)
-            counted[name] = _counts(attributes(found[_CHAIN_COUNTERS]))
+        if CHAIN_COUNTERS in found:
+            name = RuleCounter(family, table, tables[family, table].handle, chain, 0, 0)
+            counted[name] = _counts(attributes(found[CHAIN_COUNTERS]))
     for message in netlink.dump(GETRULE, request(), "list the nftables rules"):
         family, found = list_message(message)
         table, chain = text(found.get(1)), text(found.get(2))
@@ -65,10 +70,10 @@ def _read(netlink: Netlink) -> dict[RuleCounter, tuple[int, int]]:
         counters = [attributes(one[2]) for one in told if text(one.get(1)) == "counter" and 2 in one]
         for place, one in enumerate(counters):
             handle = network_number(found.get(3))
-            name = RuleCounter(family, table, tables.get((family, table), 0), chain, handle, place)
+            name = RuleCounter(family, table, tables[family, table].handle, chain, handle, place)
             counted[name] = _counts(one)
     return counted
 
 
-def _counts(found: Attributes) -> tuple[int, int]:
-    return network_number(found.get(_PACKETS)), network_number(found.get(_BYTES))
+def _counts(found: Attributes) -> Counted:
+    return Counted(network_number(found.get(_PACKETS)), network_number(found.get(_BYTES)))

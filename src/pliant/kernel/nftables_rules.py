@@ -21,17 +21,16 @@ from pliant.kernel.nftables import (
     GETRULE,
     GETSET,
     GETSETELEM,
-    GETTABLE,
     HEADER,
     BaseChain,
     list_message,
+    list_tables,
     of_one_generation,
     parse_chain,
     request,
 )
 from pliant.kernel.nftables_expressions import Expression, Verdict, parse_data, parse_expression
 
-_DORMANT = 0x1
 _FLAGS = {
     0x1: "anonymous", 0x2: "constant", 0x4: "interval", 0x8: "map", 0x10: "timeout", 0x20: "dynamic",
     0x40: "object", 0x80: "concat", 0x100: "expression",
@@ -143,11 +142,7 @@ def rules_through(netlink: Netlink) -> Rules:
 
 
 def _read(netlink: Netlink) -> tuple[tuple[Chain, ...], tuple[Set, ...], tuple[Chain, ...]]:
-    dormant, handles = set(), {}
-    for family, found in map(list_message, netlink.dump(GETTABLE, request(), "list the nftables tables")):
-        handles[family, text(found.get(1))] = network_number(found.get(4))
-        if network_number(found.get(2)) & _DORMANT:
-            dormant.add((family, text(found.get(1))))
+    tables = list_tables(netlink)
     rules: dict[tuple[str, str, str], list[Rule]] = {}
     for message in netlink.dump(GETRULE, request(), "list the nftables rules"):
         family, found = list_message(message)
@@ -160,11 +155,10 @@ def _read(netlink: Netlink) -> tuple[tuple[Chain, ...], tuple[Set, ...], tuple[C
         family, found = list_message(message)
         table, name = text(found.get(1)), text(found.get(3))
         own = tuple(rules.get((family, table, name), ()))
-        handle = handles.get((family, table), 0)
-        chain = Chain(family, table, name, parse_chain(message), own, handle)
-        (sleeping if (family, table) in dormant else chains).append(chain)
+        chain = Chain(family, table, name, parse_chain(message), own, tables[family, table].handle)
+        (sleeping if tables[family, table].is_dormant else chains).append(chain)
     sets = [_set(netlink, m) for m in netlink.dump(GETSET, request(), "list the nftables sets")]
-    awake = tuple(s for s in sets if (s.family, s.table) not in dormant)
+    awake = tuple(s for s in sets if not tables[s.family, s.table].is_dormant)
     return tuple(chains), awake, tuple(sleeping)
 
 

@@ -33,6 +33,7 @@ from pliant.kernel.errors import KernelError
 from pliant.kernel.links import Link
 from pliant.kernel.maps import Map
 from pliant.kernel.nftables_counts import RuleCounter
+from pliant.kernel.packet_counts import Counted, counts_of
 from pliant.kernel.programs import Program
 from pliant.observe.rule_counters import SLOTS, read_slots
 
@@ -42,7 +43,6 @@ GENERATION = "generation"
 PAUSED = 0xFFFFFFFF  # PAUSED_GENERATION in fastpath/way.h
 FORWARDED = 0
 """The first of ``enum reason``: all others are packets left to the kernel."""
-_COUNT = struct.Struct("=QQ")  # struct count in fastpath/port.h
 _STATE = struct.Struct("=IIQ")  # struct ruleset_state in fastpath/filter.h
 _NAME_BYTES = 16
 
@@ -322,17 +322,6 @@ def encoded_name(ifindex: int, name: str) -> tuple[bytes, bytes]:
     return _U32.pack(ifindex), name.encode().ljust(_NAME_BYTES, b"\0")
 
 
-class Counted(NamedTuple):
-    """Packets and bytes, of all CPUs."""
-
-    packets: int
-    bytes: int
-
-    def plus(self, other: Counted) -> Counted:
-        """Both together."""
-        return Counted(self.packets + other.packets, self.bytes + other.bytes)
-
-
 def read_counts(pins: FastpathPins, port: Port) -> list[Counted]:
     """What became of an interface's packets, by ``enum reason`` of fastpath/port.h; none where nothing counts.
 
@@ -349,12 +338,10 @@ def read_family_counts(pins: FastpathPins, port: Port) -> tuple[list[Counted], l
             found = counted_in(counts, port)
         middle = len(found) // 2
         for half, more in zip(halves, (found[:middle], found[middle:]), strict=True):
-            half[:] = [a.plus(b) for a, b in zip_longest(half, more, fillvalue=Counted(0, 0))]
+            half[:] = [a.plus(b) for a, b in zip_longest(half, more, fillvalue=Counted())]
     return halves
 
 
 def counted_in(counts: Map, port: Port) -> list[Counted]:
     """What a table has of an interface, of all CPUs: by ``enum reason``, and the same again of IPv6."""
-    value = counts.get(slot_of(counts, port)) or b""
-    by_cpu = [list(_COUNT.iter_unpack(own)) for own in counts.percpu(value)]
-    return [Counted(*map(sum, zip(*one, strict=True))) for one in zip(*by_cpu, strict=True)]
+    return counts_of(counts, slot_of(counts, port))

@@ -9,28 +9,27 @@ from pathlib import Path
 
 from pliant.kernel.maps import Map
 from pliant.kernel.nftables_counts import RuleCounter
+from pliant.kernel.packet_counts import Counted, counts_of
 
 SLOTS = "rule_slots"
 COUNTS = "rule_counts"
 """The tables of bpf/include/pliant/fastpath/filter.h: whose a slot is, and what was counted in it."""
 SLOTS_MAX = 4096
-Sum = tuple[int, int]
-"""Packets and bytes."""
 _NAME_BYTES = 256
 _U32 = struct.Struct("=I")
 _SLOT = struct.Struct("=QQI12s256s256sQQ")  # struct rule_slot
-_COUNT = struct.Struct("=QQ")
+_NOTHING = Counted()
 
 
-def _encoded(counter: RuleCounter, before: Sum = (0, 0)) -> bytes:
+def _encoded(counter: RuleCounter, before: Counted = _NOTHING) -> bytes:
     names = (name.encode() for name in (counter.family, counter.table, counter.chain))
     return _SLOT.pack(counter.table_handle, counter.handle, counter.place, *names, *before)
 
 
-def _decoded(value: bytes) -> tuple[RuleCounter, Sum]:
+def _decoded(value: bytes) -> tuple[RuleCounter, Counted]:
     table_handle, handle, place, *names, packets, octets = _SLOT.unpack(value)
     family, table, chain = (name.rstrip(b"\0").decode(errors="replace") for name in names)
-    return RuleCounter(family, table, table_handle, chain, handle, place), (packets, octets)
+    return RuleCounter(family, table, table_handle, chain, handle, place), Counted(packets, octets)
 
 
 def read_slots(table: Path) -> dict[int, RuleCounter]:
@@ -41,7 +40,7 @@ def read_slots(table: Path) -> dict[int, RuleCounter]:
         return {_U32.unpack(key)[0]: _decoded(value)[0] for key, value in slots.items()}
 
 
-def read_slot_counts(table: Path, slots: Iterable[int]) -> dict[int, Sum]:
+def read_slot_counts(table: Path, slots: Iterable[int]) -> dict[int, Counted]:
     """Packets and bytes in some slots, from the pin of the table."""
     if not table.exists():
         return {}
@@ -49,20 +48,17 @@ def read_slot_counts(table: Path, slots: Iterable[int]) -> dict[int, Sum]:
         return slot_counts(counts, slots)
 
 
-def slot_counts(counts: Map, slots: Iterable[int]) -> dict[int, Sum]:
+def slot_counts(counts: Map, slots: Iterable[int]) -> dict[int, Counted]:
     """Packets and bytes in some slots, of all CPUs."""
-    return {slot: _summed(counts, counts.get(_U32.pack(slot)) or b"") for slot in slots}
+    return {slot: _counted(counts, _U32.pack(slot)) for slot in slots}
 
 
-def _summed(counts: Map, value: bytes) -> Sum:
-    packets = octets = 0
-    for one in counts.percpu(value):
-        more = _COUNT.unpack(one)
-        packets, octets = packets + more[0], octets + more[1]
-    return packets, octets
+def _counted(counts: Map, slot: bytes) -> Counted:
+    [counted] = counts_of(counts, slot) or [_NOTHING]
+    return counted
 
 
-def read_counted(tables: Path) -> dict[RuleCounter, Sum]:
+def read_counted(tables: Path) -> dict[RuleCounter, Counted]:
     """What was counted for each rule that has a slot, from the directory of the tables."""
     if not (tables / SLOTS).exists():
         return {}
@@ -72,8 +68,7 @@ def read_counted(tables: Path) -> dict[RuleCounter, Sum]:
         found = {}
         for key, value in slots.items():
             counter, before = _decoded(value)
-            packets, octets = _summed(counts, counts.get(key) or b"")
-            found[counter] = (packets + before[0], octets + before[1])
+            found[counter] = before.plus(_counted(counts, key))
         return found
 
 
@@ -86,7 +81,7 @@ def take_over(earlier: Path, tables: Path) -> None:
         for key, value in list(slots.items()):
             counter, before = _decoded(value)
             if more := counted.get(counter):
-                slots.put(key, _encoded(counter, (before[0] + more[0], before[1] + more[1])))
+                slots.put(key, _encoded(counter, before.plus(more)))
 
 
 def name_slots(slots: Map, counts: Map, named: Mapping[int, RuleCounter]) -> None:

@@ -95,17 +95,18 @@ class Fastpaths:
         PinDirectory(self._pins.port(wanted.port)).make()
         place, own = self._entries.take(wanted.port), self._pins.counts(wanted.port)
         shared = place / own.name if place else own
-        with self._twin(wanted, place) or self._loaded(wanted, shared) as program:
+        twin = self._twin(wanted) if place else None
+        with twin or self._loaded(wanted, shared) as program:
             if map_number(own) != map_number(shared):
                 own.unlink(missing_ok=True)
                 with Map.pinned(shared) as counts:
                     counts.pin(own)
             program.pin(self._pins.program(wanted.port, wanted.build))
 
-    def _twin(self, wanted: Acceleration, place: Path | None) -> Program | None:
+    def _twin(self, wanted: Acceleration) -> Program | None:
         """The program of another interface in the same place that does the same, if there is one."""
         table = map_number(self._pins.current(wanted.port))
-        for port in self._pins.ports() if place else ():
+        for port in self._pins.ports():
             pin = self._pins.program(port, wanted.build)
             if pin.exists() and map_number(self._pins.current(port)) == table:
                 return self._program(port, wanted.build)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 import socket
+import struct
 import threading
 import time
 from collections.abc import Mapping
@@ -14,11 +15,23 @@ import pytest
 from pliant.agent.daemon.metrics import fastpath_values
 from pliant.agent.fastpath import FastpathGround
 from pliant.cli.fastpath_counters import rule_texts
+from pliant.fastpath.objects import ROUTING, shipped_object
 from pliant.fastpath.rule_counts import read_rule_counts
 from pliant.fastpath.ruleset_walk import Packet
 from pliant.kernel.nftables_counts import RuleCounter
+from pliant.kernel.objects import load
 from pliant.kernel.packet_counts import Counted
-from pliant.observe.rule_counters import COUNTS, SLOTS, read_slot_counts, read_slots
+from pliant.kernel.pins import PinDirectory
+from pliant.observe.fastpath import read_fastpath
+from pliant.observe.rule_counters import (
+    COUNTS,
+    SLOTS,
+    name_slots,
+    read_counted,
+    read_slot_counts,
+    read_slots,
+    take_over,
+)
 from tests.fastpath.filtered_way import Way
 from tests.fastpath.rulesets import (
     LAST_PORT,
@@ -286,6 +299,55 @@ def test_where_it_is_not_asked_for_the_kernel_counts_everything_and_nothing_is_l
         assert bool(ours(way)) is counts
     way.fastpath.become()
     assert not way.fastpath.pins.directory.exists()
+
+
+def test_counts_of_another_build_are_taken_over_once_however_often_that_is_begun(way: Way) -> None:
+    """It may be killed anywhere, also while the other build's tables are removed: the sum stays what it is."""
+    way.nft(base("udp dport 53 counter\ncounter"))
+    way.follow(counts=True)
+    sent = {1: packet(way.around, 4, 1, SOURCES[4][0], "udp", 53)}
+    for _ in range(4):
+        assert way.through(sent) == [1]
+    pins = way.fastpath.pins
+    before = read_counted(pins.tables)
+    first, last = sorted(before)
+    earlier = pins.directory / "earlier"
+    PinDirectory(earlier).make()
+    with load(shipped_object(ROUTING), feature=ROUTING) as loaded:
+        slots, counts = loaded.maps[SLOTS], loaded.maps[COUNTS]
+        name_slots(slots, counts, {7: first, 8: first._replace(handle=99)})
+        for slot in (7, 8):
+            counts.put(struct.pack("=I", slot), struct.pack("=QQ", 5, 500))
+        slots.pin(earlier / SLOTS)
+        counts.pin(earlier / COUNTS)
+        theirs = read_counted(earlier)[first]
+    expected = {first: before[first].plus(theirs), last: before[last]}
+    assert theirs.packets >= 5
+    assert theirs.bytes == 100 * theirs.packets
+    assert read_counted(pins.tables, [earlier]) == expected | {first._replace(handle=99): theirs}
+    for _ in range(2):
+        take_over(earlier, pins.tables)
+        assert read_counted(pins.tables) == expected
+        assert {
+            name: one for name, one in read_counted(pins.tables, [earlier]).items() if name in expected
+        } == expected
+    (earlier / COUNTS).unlink()
+    take_over(earlier, pins.tables)
+    assert read_counted(pins.tables, [earlier]) == expected
+    assert pins.other_tables() == [earlier]
+    PinDirectory(earlier).remove_tree()
+
+
+def test_tables_of_which_some_are_not_pinned_yet_or_any_more_can_be_read(way: Way) -> None:
+    """As a process leaves them that is killed while it makes them, or removes them."""
+    way.follow(counts=True)
+    pins = way.fastpath.pins
+    for pin in sorted(pins.tables.iterdir()):
+        hidden = pin.with_name("hidden")
+        pin.rename(hidden)
+        read_fastpath(pins)
+        read_counted(pins.tables)
+        hidden.rename(pin)
 
 
 STATEFUL = """

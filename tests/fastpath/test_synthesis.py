@@ -66,6 +66,10 @@ def test_rules_are_compiled_or_it_is_said_what_stands_in_their_way() -> None:
         assert acceleration.constants["follows_ruleset"] == 1
         assert (acceleration.constants["filters_ipv4"], acceleration.constants["filters_ipv6"]) == (1, 0)
         assert acceleration.constants["ports_decide4"] == 1
+    asked = topology(router(ruleset=hooks, nftables=Rules(7, (chain,))), counts=lambda name: name == "eth0")
+    only_other = synthesize(asked, {port.index: Mode.NATIVE for port in asked.ports if port.name != "eth0"})
+    assert only_other.ruleset is not None
+    assert only_other.ruleset.living, "counts are kept while the interface that asks for them runs nothing"
     for nftables in (Rules(6, (chain,)), Rules(7, (replace(chain, rules=(Rule(1, (Counter(),)),)),))):
         found = topology(router(ruleset=hooks, nftables=nftables))
         assert [m.name for m in found.ports[0].modules] == ["route6"]

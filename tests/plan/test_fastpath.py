@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -198,3 +198,18 @@ def test_no_program_that_has_become_wrong_accelerates_after_the_first_step(
             and (wrong or (stray and stray & kernel.exits.keys()))
         ):
             assert kernel.paused
+
+
+def test_another_builds_tables_wait_for_the_first_program_of_this_one() -> None:
+    """What they have counted goes on in tables that are made with it."""
+    port = PORTS[0]
+    found = FastpathState(idle={port: ("a",)}, other_tables=("0123456789ab",))
+    waiting = FastpathTarget(standby=frozenset({port.ifindex}))
+    assert list(superseded(found, waiting)) == []
+    coming = FastpathTarget({port: Acceleration(port, "eth1", "o", {}, "b")}, standby=waiting.standby)
+    for target, now in (
+        (coming, found),
+        (waiting, replace(found, has_tables=True)),
+        (FastpathTarget(), found),
+    ):
+        assert [type(step) for step in superseded(now, target)] == [ForgetFastpath, RetireTables]

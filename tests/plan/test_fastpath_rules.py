@@ -73,7 +73,7 @@ def counting(generation: int, *handles: int, table_handle: int = 7) -> Rows:
 
 
 def counter(handle: int, table_handle: int = 7) -> RuleCounter:
-    return RuleCounter("inet", "t", table_handle, "f", handle)
+    return RuleCounter("inet", "t", table_handle, "f", 0, handle)
 
 
 def slots_in(compiled: Rows) -> set[int]:
@@ -115,6 +115,16 @@ def test_rules_of_a_table_that_was_made_anew_are_others() -> None:
     assert name.named == {2: counter(3, 8)}
     assert isinstance(fill, FillRuleset)
     assert slots_in(fill.rows) == {2}
+
+
+def test_the_policy_of_a_chain_that_was_made_anew_is_another() -> None:
+    base = BaseChain("ip", "t", "f", "forward", 0, "filter", "accept", counts=True)
+    [first], [second] = (
+        compile_ruleset(Rules(9, (Chain("ip", "t", "f", base, (), 7, handle),)), counts=True).counters
+        for handle in (1, 5)
+    )
+    assert (first.handle, second.handle) == (0, 0)
+    assert first != second
 
 
 def test_where_the_fast_path_is_not_to_count_any_more_its_counts_go() -> None:

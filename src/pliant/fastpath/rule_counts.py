@@ -29,5 +29,5 @@ def read_rule_counts(pins: FastpathPins) -> list[RuleCount]:
 
     Those of the kernel are read after ours: a packet may be in neither yet, and is in none twice.
     """
-    ours = read_counted(pins.tables)
+    ours = read_counted(pins.tables, pins.other_tables())
     return [RuleCount(counter, counted, ours.get(counter)) for counter, counted in read_counters().items()]

@@ -59,7 +59,7 @@ def _living(rules: Rules) -> frozenset[RuleCounter] | None:
 
 def _counters(rules: Rules) -> Iterator[RuleCounter]:
     for chain in (*rules.chains, *rules.dormant):
-        name = chain.family, chain.table, chain.table_handle, chain.name
+        name = chain.family, chain.table, chain.table_handle, chain.name, chain.handle
         if chain.base and chain.base.counts:
             yield RuleCounter(*name, 0)
         for rule in chain.rules:
@@ -149,7 +149,9 @@ class _FamilyWriter:
 
     def _counts_policy(self, chain: Chain) -> bool:
         """Have the packets counted that come to a policy; False where they cannot be."""
-        counter = RuleCounter(chain.family, chain.table, chain.table_handle, chain.name, 0)
+        counter = RuleCounter(
+            chain.family, chain.table, chain.table_handle, chain.name, chain.handle, handle=0
+        )
         return self._counts and self._draft.count(counter)
 
     def _rules_of(self, chain: Chain, place: Place) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from pliant.kernel.nftables_expressions import (
+    AnyWithin,
     Bitwise,
     ByteOrder,
     Compare,
@@ -29,7 +30,6 @@ from pliant.kernel.nftables_expressions import (
     Within,
 )
 from pliant.kernel.nftables_rules import Chain, Rule, Rules
-from pliant.kernel.xtables_matches import COMMENT, CONNECTION, asked_states
 
 Prefix = ipaddress.IPv4Network
 EVERYWHERE = ipaddress.IPv4Network("0.0.0.0/0")
@@ -212,6 +212,8 @@ class _Search:
                 value = self._get(expression.register, len(expression.first))
                 within = _within(value, expression.first, expression.last)
                 return within if within is None else within != expression.is_inverted
+            case AnyWithin():
+                return None
             case Bitwise():
                 self._put_masked(expression)
             case ByteOrder():
@@ -229,9 +231,7 @@ class _Search:
             case Other():
                 if expression.name not in _ONLY_ASK:
                     raise _MayEnd(f"rule {rule.handle} has {expression.name}")
-                if expression.name == CONNECTION:
-                    return _is_state(expression)
-                return True if expression.name == COMMENT else None
+                return None
         return True
 
     def _put_masked(self, expression: Bitwise) -> None:
@@ -263,12 +263,6 @@ class _Search:
 
     def _get(self, register: int, length: int) -> _Value:
         return self.registers.get(register, _Value.unknown(length)).part(length)
-
-
-def _is_state(expression: Other) -> bool | None:
-    """Whether a connection is in one of the states that a match of iptables asks for, if it asks for nothing else."""
-    asked = asked_states(expression)
-    return None if asked is None else bool(asked.states & _ESTABLISHED) != asked.is_inverted
 
 
 def _native(number: int) -> _Value:

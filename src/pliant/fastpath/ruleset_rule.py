@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -29,6 +28,7 @@ from pliant.fastpath.ruleset_symbols import (
 )
 from pliant.kernel.nftables_counts import RuleCounter
 from pliant.kernel.nftables_expressions import (
+    AnyWithin,
     Bitwise,
     ByteOrder,
     Compare,
@@ -44,7 +44,6 @@ from pliant.kernel.nftables_expressions import (
     Within,
 )
 from pliant.kernel.nftables_rules import Chain, Rule
-from pliant.kernel.xtables_matches import COMMENT, asked_states
 
 _WORD = b"\xff" + bytes(15)
 _HAS_PORTS = Row(Kind.EQUAL, View.HAS_PORTS, mask=_WORD, value=b"\1" + bytes(15))
@@ -109,6 +108,8 @@ class RuleWriter:
             case Within():
                 held = self._registers.get(expression.register, len(expression.first))
                 return self._within(held, expression.first, expression.last, expression.is_inverted)
+            case AnyWithin():
+                self._any_within(expression)
             case Bitwise():
                 held = self._registers.get(expression.source, len(expression.mask))
                 changed = (
@@ -129,32 +130,20 @@ class RuleWriter:
             case Counter():
                 self._count()
             case Other():
-                return self._match(expression)
+                raise NotUnderstood(f"has {expression.name}")
         return True
 
     def _count(self) -> None:
         if not self._counts:
             raise NotUnderstood(COUNTS)
         chain = self._chain
+        handles = chain.handle, self._rule.handle
         counter = RuleCounter(
-            chain.family, chain.table, chain.table_handle, chain.name, self._rule.handle, self._counters
+            chain.family, chain.table, chain.table_handle, chain.name, *handles, self._counters
         )
         self._counters += 1
         if not self._draft.count(counter):
             raise NotUnderstood("is one of more rules that count than there is room for")
-
-    def _match(self, expression: Other) -> bool:
-        """A match of iptables, which nftables has no instructions for."""
-        if expression.name == COMMENT:
-            return True
-        asked = asked_states(expression)
-        if asked is None:
-            raise NotUnderstood(f"has {expression.name}")
-        self.asks_connection = True
-        states = asked.states.to_bytes(4, sys.byteorder)
-        held = connection(self._place, "state", "")
-        some = tuple(byte.changed(mask, 0) for byte, mask in zip(held, states, strict=True))
-        return self._equal(some, bytes(4)) if asked.is_inverted else self._unequal(some, bytes(4))
 
     def _payload(self, expression: Payload) -> Bytes:
         at, length = expression.offset, expression.length
@@ -223,6 +212,18 @@ class RuleWriter:
             raise NotUnderstood("compares what differs between packets of a flow, or is not told as a number")
         self._draft.write(replace(row, inverted=inverted), otherwise=self._following)
         return True
+
+    def _any_within(self, expression: AnyWithin) -> None:
+        found = self._following if expression.is_inverted else Label()
+        for first, last in expression.ranges:
+            for register in expression.registers:
+                row = tests.range_row(self._registers.get(register, len(first)), first, last)
+                if row is None:
+                    raise NotUnderstood("compares what differs between packets of a flow")
+                self._draft.write(replace(row, inverted=True), otherwise=found)
+        if not expression.is_inverted:
+            self._draft.go(self._following)
+            self._draft.mark(found)
 
     def _lookup(self, expression: Lookup) -> bool:
         found = self._sets.find(self._chain, expression.set)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pliant.kernel.nftables_expressions import (
+    AnyWithin,
     Bitwise,
     ByteOrder,
     Compare,
@@ -174,6 +175,13 @@ class _Machine:
             case Within():
                 value = self._get(expression.register, len(expression.first))
                 _unless((expression.first <= value <= expression.last) != expression.is_inverted)
+            case AnyWithin():
+                found = any(
+                    first <= self._get(register, len(first)) <= last
+                    for register in expression.registers
+                    for first, last in expression.ranges
+                )
+                _unless(found != expression.is_inverted)
             case Bitwise():
                 source = self._get(expression.source, len(expression.mask))
                 both = zip(source, expression.mask, expression.flipped, strict=True)

@@ -62,8 +62,9 @@ def synthesize(
         return FastpathTarget(wanted, exits)
     asked = exits | {port.ifindex for port in wanted}
     names = {at.index: at.name for at in topology.facts.interfaces if at.index in asked}
-    running = {port.ifindex for port in wanted}
-    counts = any(way.counts for way in topology.ports if way.index in running)
+    counts = any(
+        way.counts for way in topology.ports
+    )  # also of one that runs nothing for now: its counts are kept
     return FastpathTarget(wanted, exits, compiled(topology.facts.nftables, counts=counts), names)
 
 

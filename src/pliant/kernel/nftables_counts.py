@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno as codes
+from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from pliant.kernel.netlink import (
 )
 from pliant.kernel.nftables import (
     CHAIN_COUNTERS,
+    CHAIN_HANDLE,
     GETCHAIN,
     GETRULE,
     list_message,
@@ -33,13 +35,14 @@ _BYTES, _PACKETS = 1, 2  # NFTA_COUNTER_*
 class RuleCounter(NamedTuple):
     """A counter in a rule: ``place`` is its number among those of the rule. Handle 0 is the policy of the chain.
 
-    Handles are given once: a table that is made anew has another one, and so have its rules.
+    Handles are given once: a table that is made anew has another one, and so have its chains and rules.
     """
 
     family: str
     table: str
     table_handle: int
     chain: str
+    chain_handle: int
     handle: int
     place: int = 0
 
@@ -56,21 +59,23 @@ def read_counters(netns: Path | int | None = None) -> dict[RuleCounter, Counted]
 
 def _read(netlink: Netlink) -> dict[RuleCounter, Counted]:
     tables = list_tables(netlink)
+    chains: defaultdict[tuple[str, str, str], int] = defaultdict(int)
     counted: dict[RuleCounter, Counted] = {}
     for message in netlink.dump(GETCHAIN, request(), "list the nftables chains"):
         family, found = list_message(message)
         table, chain = text(found.get(1)), text(found.get(3))
+        chains[family, table, chain] = chain_handle = network_number(found.get(CHAIN_HANDLE))
         if CHAIN_COUNTERS in found:
-            name = RuleCounter(family, table, tables[family, table].handle, chain, 0, 0)
+            name = RuleCounter(family, table, tables[family, table].handle, chain, chain_handle, 0)
             counted[name] = _counts(attributes(found[CHAIN_COUNTERS]))
     for message in netlink.dump(GETRULE, request(), "list the nftables rules"):
         family, found = list_message(message)
         table, chain = text(found.get(1)), text(found.get(2))
         told = [attributes(raw) for _, raw in elements(found[4])] if 4 in found else []
         counters = [attributes(one[2]) for one in told if text(one.get(1)) == "counter" and 2 in one]
+        handles = chains[family, table, chain], network_number(found.get(3))
         for place, one in enumerate(counters):
-            handle = network_number(found.get(3))
-            name = RuleCounter(family, table, tables[family, table].handle, chain, handle, place)
+            name = RuleCounter(family, table, tables[family, table].handle, chain, *handles, place)
             counted[name] = _counts(one)
     return counted
 

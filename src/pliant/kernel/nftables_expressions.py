@@ -89,6 +89,18 @@ class Within:
 
 
 @dataclass(frozen=True, slots=True)
+class AnyWithin:
+    """Break off unless one of some registers is within one of some ranges; ``is_inverted``: unless none is.
+
+    nftables has sets for that; this is a match of iptables, see :mod:`~pliant.kernel.xtables_matches`.
+    """
+
+    registers: tuple[int, ...]
+    ranges: tuple[tuple[bytes, bytes], ...]
+    is_inverted: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Bitwise:
     """Put ``source & mask ^ flipped`` in a register."""
 
@@ -149,7 +161,18 @@ class Other:
 
 
 Expression = (
-    Payload | Meta | Ct | Compare | Within | Bitwise | ByteOrder | Lookup | Immediate | Counter | Other
+    Payload
+    | Meta
+    | Ct
+    | Compare
+    | Within
+    | AnyWithin
+    | Bitwise
+    | ByteOrder
+    | Lookup
+    | Immediate
+    | Counter
+    | Other
 )
 
 

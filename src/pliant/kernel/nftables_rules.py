@@ -17,6 +17,7 @@ from pliant.kernel.netlink import (
     text,
 )
 from pliant.kernel.nftables import (
+    CHAIN_HANDLE,
     GETCHAIN,
     GETRULE,
     GETSET,
@@ -30,6 +31,7 @@ from pliant.kernel.nftables import (
     request,
 )
 from pliant.kernel.nftables_expressions import Expression, Verdict, parse_data, parse_expression
+from pliant.kernel.xtables_matches import in_words_of_nftables
 
 _FLAGS = {
     0x1: "anonymous", 0x2: "constant", 0x4: "interval", 0x8: "map", 0x10: "timeout", 0x20: "dynamic",
@@ -42,7 +44,10 @@ _TIMEOUT, _EXPRESSION, _OBJECT, _EXPRESSIONS = 4, 7, 9, 11
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A rule of a chain; ``handle`` names it as long as it lives."""
+    """A rule of a chain; ``handle`` names it as long as it lives.
+
+    Matches of iptables are in words of nftables where they can be said so.
+    """
 
     handle: int
     expressions: tuple[Expression, ...]
@@ -52,7 +57,7 @@ class Rule:
 class Chain:
     """A chain with its rules in order; ``base`` says where it is hooked in, None: others jump to it.
 
-    ``table_handle`` names its table as long as that lives.
+    ``handle`` names it as long as it lives, ``table_handle`` its table.
     """
 
     family: str
@@ -61,6 +66,7 @@ class Chain:
     base: BaseChain | None
     rules: tuple[Rule, ...]
     table_handle: int = 0
+    handle: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +152,9 @@ def _read(netlink: Netlink) -> tuple[tuple[Chain, ...], tuple[Set, ...], tuple[C
     rules: dict[tuple[str, str, str], list[Rule]] = {}
     for message in netlink.dump(GETRULE, request(), "list the nftables rules"):
         family, found = list_message(message)
-        parts = elements(found[4]) if 4 in found else ()
-        rule = Rule(network_number(found.get(3)), tuple(parse_expression(raw) for _, raw in parts))
+        parts = (parse_expression(raw) for _, raw in (elements(found[4]) if 4 in found else ()))
+        said = tuple(same for part in parts for same in in_words_of_nftables(part, family))
+        rule = Rule(network_number(found.get(3)), said)
         rules.setdefault((family, text(found.get(1)), text(found.get(2))), []).append(rule)
     chains: list[Chain] = []
     sleeping: list[Chain] = []
@@ -155,7 +162,8 @@ def _read(netlink: Netlink) -> tuple[tuple[Chain, ...], tuple[Set, ...], tuple[C
         family, found = list_message(message)
         table, name = text(found.get(1)), text(found.get(3))
         own = tuple(rules.get((family, table, name), ()))
-        chain = Chain(family, table, name, parse_chain(message), own, tables[family, table].handle)
+        handles = tables[family, table].handle, network_number(found.get(CHAIN_HANDLE))
+        chain = Chain(family, table, name, parse_chain(message), own, *handles)
         (sleeping if tables[family, table].is_dormant else chains).append(chain)
     sets = [_set(netlink, m) for m in netlink.dump(GETSET, request(), "list the nftables sets")]
     awake = tuple(s for s in sets if not tables[s.family, s.table].is_dormant)

@@ -5,12 +5,12 @@
 
     <pins>/fastpath/<tables>/ports, port_numbers, flows4, ...  what all interfaces share, by a digest of its layout
                    /<ifindex>-<mode>/program_<build>           a program for the interface: object and constants
-                                    /counts_<tables>           what became of its packets; of other tables: earlier
+                                    /counters_<tables>         what became of its packets; of other tables: earlier
                                     /current                   the table that has the one in force
                                     /link                      attaches a program that goes on to that one
                    /entries/<kind>_<n>/program, programs       what is attached to interfaces, and the table ``current``
                                       /nothing                 in force in it where none of the others is
-                                      /counts_<tables>         the same as those of its interfaces
+                                      /counters_<tables>       the same as those of its interfaces
 
 A build names the object's file and the constants it was loaded with: interfaces of the same build have the same fast
 path, and those that share a table of the programs in force run the same program. In that table, and in what counts,
@@ -118,15 +118,15 @@ class FastpathPins:
 
     def counts(self, port: Port) -> Path:
         """What becomes of its packets."""
-        return self.port(port) / f"counts_{self.layout}"
+        return self.port(port) / f"counters_{self.layout}"
 
     def all_counts(self, port: Port) -> list[Path]:
         """What became of its packets, also under builds whose tables had another layout."""
-        return sorted(self.port(port).glob("counts_*"))
+        return sorted(self.port(port).glob("counters_*"))
 
     def entry_counts(self, layout: str) -> list[Path]:
         """What became of packets, of all interfaces, under builds whose tables have a layout."""
-        return sorted(self.entries.glob(f"*/counts_{layout}"))
+        return sorted(self.entries.glob(f"*/counters_{layout}"))
 
     def ports(self) -> list[Port]:
         """The interfaces that have a directory."""
@@ -290,8 +290,8 @@ def hooked_program(pins: FastpathPins, port: Port) -> int:
 
 
 def read_exits(pins: FastpathPins) -> dict[int, int]:
-    """The interfaces packets may leave by: both tables have to say so."""
-    if not pins.table("ports").exists():
+    """The interfaces packets may leave by: both tables have to say so, and to be there."""
+    if not (pins.table("ports").exists() and pins.table("port_numbers").exists()):
         return {}
     with Map.pinned(pins.table("ports")) as ports, Map.pinned(pins.table("port_numbers")) as numbers:
         return {

@@ -6,6 +6,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 from pliant.kernel.maps import Map
 from pliant.kernel.nftables_counts import RuleCounter
@@ -17,19 +19,36 @@ COUNTS = "rule_counts"
 SLOTS_MAX = 4096
 _NAME_BYTES = 256
 _U32 = struct.Struct("=I")
-_SLOT = struct.Struct("=QQI12s256s256sQQ")  # struct rule_slot
+_SLOT = struct.Struct("=QQQII12s256s256s4xQQ")  # struct rule_slot
 _NOTHING = Counted()
 
 
-def _encoded(counter: RuleCounter, before: Counted = _NOTHING) -> bytes:
-    names = (name.encode() for name in (counter.family, counter.table, counter.chain))
-    return _SLOT.pack(counter.table_handle, counter.handle, counter.place, *names, *before)
+class _Slot(NamedTuple):
+    """``before`` is what was counted in tables of other layouts, ``taken`` the id of the last of them."""
+
+    counter: RuleCounter
+    before: Counted = _NOTHING
+    taken: int = 0
+
+    def encoded(self) -> bytes:
+        counter = self.counter
+        names = (name.encode() for name in (counter.family, counter.table, counter.chain))
+        handles = counter.table_handle, counter.chain_handle, counter.handle
+        return _SLOT.pack(*handles, counter.place, self.taken, *names, *self.before)
+
+    @classmethod
+    def of(cls, value: bytes) -> _Slot:
+        table_handle, chain_handle, handle, place, taken, *names, packets, octets = _SLOT.unpack(value)
+        family, table, chain = (name.rstrip(b"\0").decode(errors="replace") for name in names)
+        counter = RuleCounter(family, table, table_handle, chain, chain_handle, handle, place)
+        return cls(counter, Counted(packets, octets), taken)
 
 
-def _decoded(value: bytes) -> tuple[RuleCounter, Counted]:
-    table_handle, handle, place, *names, packets, octets = _SLOT.unpack(value)
-    family, table, chain = (name.rstrip(b"\0").decode(errors="replace") for name in names)
-    return RuleCounter(family, table, table_handle, chain, handle, place), Counted(packets, octets)
+class _Kept(NamedTuple):
+    """What the tables of a layout have: the id of the one that counts, and by counter its slot and all it counted."""
+
+    number: int = 0
+    slots: Mapping[RuleCounter, tuple[_Slot, Counted]] = MappingProxyType({})
 
 
 def read_slots(table: Path) -> dict[int, RuleCounter]:
@@ -37,7 +56,7 @@ def read_slots(table: Path) -> dict[int, RuleCounter]:
     if not table.exists():
         return {}
     with Map.pinned(table) as slots:
-        return {_U32.unpack(key)[0]: _decoded(value)[0] for key, value in slots.items()}
+        return {_U32.unpack(key)[0]: _Slot.of(value).counter for key, value in slots.items()}
 
 
 def read_slot_counts(table: Path, slots: Iterable[int]) -> dict[int, Counted]:
@@ -58,36 +77,56 @@ def _counted(counts: Map, slot: bytes) -> Counted:
     return counted
 
 
-def read_counted(tables: Path) -> dict[RuleCounter, Counted]:
-    """What was counted for each rule that has a slot, from the directory of the tables."""
-    if not (tables / SLOTS).exists():
-        return {}
+def read_counted(tables: Path, others: Iterable[Path] = ()) -> dict[RuleCounter, Counted]:
+    """What was counted for each rule that has a slot, from the directory of the tables.
+
+    ``others`` are those of tables of other layouts, of which some may have been taken over already, or be just now.
+    """
+    earlier = [_kept(other) for other in others]  # first: what goes from there is then found here
+    found = {}
+    for counter, (slot, counted) in _kept(tables).slots.items():
+        for kept in earlier:
+            if counter in kept.slots and slot.taken != kept.number:
+                counted = counted.plus(kept.slots[counter][1])
+        found[counter] = counted
+    for kept in earlier:
+        found |= {name: counted for name, (_, counted) in kept.slots.items() if name not in found}
+    return found
+
+
+def _kept(tables: Path) -> _Kept:
+    if not ((tables / SLOTS).exists() and (tables / COUNTS).exists()):  # or somebody is removing them
+        return _Kept()
     with Map.pinned(tables / SLOTS) as slots, Map.pinned(tables / COUNTS) as counts:
         if slots.value_size != _SLOT.size:
-            return {}  # of a build that has something else in it
+            return _Kept()  # of a build that has something else in it
         found = {}
         for key, value in slots.items():
-            counter, before = _decoded(value)
-            found[counter] = before.plus(_counted(counts, key))
-        return found
+            slot = _Slot.of(value)
+            found[slot.counter] = slot, slot.before.plus(_counted(counts, key))
+        return _Kept(counts.id, found)
 
 
 def take_over(earlier: Path, tables: Path) -> None:
-    """Have what was counted in the tables of another build, which no program uses any more, go on in this one's."""
+    """Have what was counted in the tables of another build, which no program uses any more, go on in this one's.
+
+    Done again, after it was interrupted, it changes nothing.
+    """
     if not (tables / SLOTS).exists():
         return
-    counted = read_counted(earlier)
+    kept = _kept(earlier)
     with Map.pinned(tables / SLOTS) as slots:
         for key, value in list(slots.items()):
-            counter, before = _decoded(value)
-            if more := counted.get(counter):
-                slots.put(key, _encoded(counter, before.plus(more)))
+            slot = _Slot.of(value)
+            if slot.counter in kept.slots and slot.taken != kept.number:
+                before = slot.before.plus(kept.slots[slot.counter][1])
+                slots.put(key, _Slot(slot.counter, before, kept.number).encoded())
 
 
 def name_slots(slots: Map, counts: Map, named: Mapping[int, RuleCounter]) -> None:
     """Give slots to counters, with nothing counted in them."""
     counts.put_many((_U32.pack(slot), bytes(counts.value_size)) for slot in named)
-    slots.put_many((_U32.pack(slot), _encoded(counter)) for slot, counter in named.items())
+    slots.put_many((_U32.pack(slot), _Slot(counter).encoded()) for slot, counter in named.items())
 
 
 def drop_slots(slots: Map, counts: Map, dropped: Iterable[int]) -> None:

@@ -301,8 +301,11 @@ def _numbered(found: Mapping[int, int], wanted: frozenset[int]) -> dict[int, int
 def superseded(found: FastpathState, target: FastpathTarget) -> Iterator[Step]:
     """What comes last: programs that do not run any more, from now or from a change that was interrupted.
 
-    The last few of an interface that is still asked for are kept: what changes often changes back.
+    The last few of an interface that is still asked for are kept: what changes often changes back. Tables of another
+    build wait for the first program of this one, in whose tables what they have counted goes on.
     """
+    if found.other_tables and target.standby and not (found.has_tables or target.accelerations):
+        return
     for port in sorted({*found.running, *found.idle}):
         held = [*found.idle.get(port, ()), *([found.running[port]] if port in found.running else ())]
         wanted = target.accelerations.get(port)
@@ -310,9 +313,9 @@ def superseded(found: FastpathState, target: FastpathTarget) -> Iterator[Step]:
         for build in others[: -KEPT if _is_kept(found, target, port) else None]:
             interface = found.names.get(port.ifindex, f"interface {port.ifindex} (gone)")
             yield ForgetFastpath("nothing runs it any more", port, interface, build)
+    yield from superseded_slots(found, target)
     for layout in found.other_tables:
         yield RetireTables("no program uses them any more", layout)
-    yield from superseded_slots(found, target)
 
 
 def _is_kept(found: FastpathState, target: FastpathTarget, port: Port) -> bool:

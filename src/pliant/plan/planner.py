@@ -90,8 +90,8 @@ def plan(found: HostState, target: Target, cgroups: Mapping[int, str] | None = N
         *removals(found.controls, target.controls),
         *(ForgetProgram("its replacement is in place", *replaced) for replaced in _replaced(found, target)),
         *leftovers(found.controls, target.controls),
-        *superseded(found.fastpath, target.fastpath),
         *_retirements(found, target),
+        *superseded(found.fastpath, target.fastpath),
     )
 
 

@@ -174,8 +174,10 @@ struct {
 /* Whose a slot is, for user space: handles are given once, so that no other rule is ever taken for it. */
 struct rule_slot {
 	__u64 table_handle;
+	__u64 chain_handle;
 	__u64 handle; /* 0: the chain's policy */
 	__u32 place;  /* of the counter among those of the rule */
+	__u32 taken;  /* the id of the last table whose counts are in before */
 	char family[12];
 	char table[NAME_BYTES];
 	char chain[NAME_BYTES];

@@ -62,6 +62,9 @@ struct ipv6 {
 	__be32 to[4];
 };
 
+/* Where ports decide, a packet has at least this much behind its IP header: iptables drops datagrams that have less. */
+#define TRANSPORT_BYTES 8
+
 struct ports {
 	__be16 from;
 	__be16 to;

@@ -364,7 +364,7 @@ static __always_inline enum reason route4(struct xdp_md *ctx, struct ethernet *e
 			return FRAGMENT;
 		wanted.protocol = ip->protocol;
 		if (ip->protocol == IPPROTO_TCP || ip->protocol == IPPROTO_UDP) {
-			if ((void *)(transport + 1) > end || total < sizeof(*ip) + sizeof(*transport))
+			if ((void *)(transport + 1) > end || total < sizeof(*ip) + TRANSPORT_BYTES)
 				return MALFORMED;
 			wanted.ports = *transport;
 		} else if (tracks4 || ip->protocol != IPPROTO_ICMP) {

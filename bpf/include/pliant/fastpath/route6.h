@@ -331,7 +331,7 @@ static __always_inline enum reason route6(struct xdp_md *ctx, struct ethernet *e
 	if (ports_decide6) {
 		if (ip->next_header != IPPROTO_TCP && ip->next_header != IPPROTO_UDP)
 			return FRAGMENT;
-		if ((void *)(transport + 1) > end || total < sizeof(*ip) + sizeof(*transport))
+		if ((void *)(transport + 1) > end || total < sizeof(*ip) + TRANSPORT_BYTES)
 			return MALFORMED;
 		wanted.ports = *transport;
 	}

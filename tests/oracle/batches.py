@@ -6,11 +6,11 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import select
 import subprocess
 from collections.abc import Sequence
 
 from pliant.lab import Host
+from tests.oracle.readable import is_readable
 
 _END = "end-of-commands"  # which is no command: what the tool says of it is the end of what it says
 _SAID_OF_END = re.compile(rf'[^\n]*"{_END}"[^\n]*\nCommand failed -:\d+\n$')
@@ -47,9 +47,7 @@ class Batches:
         assert process.stderr is not None
         said = ""
         while True:
-            assert select.select([process.stderr], [], [], _TIMEOUT_S)[0], (
-                f"{self._argv} does not answer: {said}"
-            )
+            assert is_readable([process.stderr], _TIMEOUT_S), f"{self._argv} does not answer: {said}"
             more = os.read(process.stderr.fileno(), _READ_BYTES)
             said += more.decode()
             if not more:

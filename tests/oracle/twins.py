@@ -24,6 +24,7 @@ from tests.oracle.fast_router import FastPath
 from tests.oracle.fence import Fence
 from tests.oracle.filter_router import NFT, FilteringRouter
 from tests.oracle.kind import ROUTING, Kind
+from tests.oracle.readable import is_readable
 from tests.oracle.router import PORTS
 from tests.oracle.verdict import Frames, differences, is_question, steadied
 
@@ -191,7 +192,7 @@ class _Trial:
         """What both have counted, at a moment when all of it has come out."""
         while True:
             counted = [Counted.by(router) for router in self._both]
-            if not select.select(self._sockets, [], [], 0)[0]:
+            if not is_readable(self._sockets):
                 fast_path = self._twins.fastpath.routed() if self._twins.kind.routes else 0
                 return [counted[0], counted[1]._replace(forwarded=fast_path)]
             self._come_out()

@@ -8,7 +8,11 @@
 /* What becomes of a frame, as counted: by its IP version. */
 static __always_inline __u32 route(struct xdp_md *ctx, struct ethernet *eth, void *end, __u32 length)
 {
-	if (!is_for(device_of(ctx), eth))
+	const struct net_device *device = device_of(ctx);
+
+	if (has_moved(device->nd_net.net))
+		return MOVED_AWAY;
+	if (!is_for(device, eth))
 		return NOT_OURS;
 	if (is_unfinished(ctx))
 		return UNFINISHED;

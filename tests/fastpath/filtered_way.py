@@ -17,23 +17,25 @@ from pliant.fastpath.synthesis import synthesize
 from pliant.fastpath.topology import topology
 from pliant.kernel.nftables_rules import Rules, read_rules
 from pliant.lab import Host
-from pliant.observe.fastpath import Mode, own_programs, read_counts
+from pliant.observe.fastpath import Mode, Port, own_programs, read_counts
 from pliant.observe.network_reader import read_facts
 from pliant.plan.fastpath import accelerations, superseded
 from tests.fastpath.fastpath_row import Fastpath
 from tests.fastpath.rulesets import LAST_PORT, SOURCES, Around, packet
 
-_ETHERTYPES = {4: b"\x08\x00", 6: b"\x86\xdd"}
+ETHERTYPES = {4: b"\x08\x00", 6: b"\x86\xdd"}
 _RECEIVE_BYTES = 1 << 24
 
 
-def _mac(host: Host, interface: str) -> bytes:
+def mac(host: Host, interface: str) -> bytes:
+    """The address of an interface."""
     with host.inside(), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
         sock.bind((interface, 0))
         return bytes(sock.getsockname()[4])
 
 
-def _tap(host: Host, interface: str) -> socket.socket:
+def tap(host: Host, interface: str) -> socket.socket:
+    """A socket for all that comes and goes by an interface."""
     with host.inside():
         sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))  # ETH_P_ALL
     sock.setsockopt(socket.SOL_SOCKET, 33, _RECEIVE_BYTES)  # SO_RCVBUFFORCE
@@ -79,9 +81,9 @@ class Way:
         found_now = self.fastpath.found()
         assert [*accelerations(found_now, target), *superseded(found_now, target)] == []
 
-    def counts(self, mode: Mode = Mode.NATIVE) -> dict[str, int]:
-        """What became of packets that came in by the inner interface, by reason."""
-        counted = read_counts(self.fastpath.pins, self.fastpath.port(self.around.inside, mode))
+    def counts(self, mode: Mode = Mode.NATIVE, index: int = 0) -> dict[str, int]:
+        """What became of packets that came in by the inner interface, or by that of an index, by reason."""
+        counted = read_counts(self.fastpath.pins, Port(index or self.around.inside_index, mode))
         names = counted_reasons()
         return {names.get(number, "forwarded"): one.packets for number, one in enumerate(counted)}
 
@@ -96,18 +98,20 @@ class Way:
         deadline = time.monotonic() + 10
         while last not in found:
             assert time.monotonic() < deadline, "the last packet did not come through"
-            found += self._received()
+            found += numbers_of(self.receiver)
         return [number for number in found if number != last]
 
-    def _received(self) -> Iterator[int]:
-        try:
-            frame = self.receiver.recv(2048)
-        except TimeoutError:
-            return
-        if frame[12:14] == _ETHERTYPES[4]:
-            yield int.from_bytes(frame[18:20], "big")
-        elif frame[12:14] == _ETHERTYPES[6] and frame[20] in (socket.IPPROTO_TCP, socket.IPPROTO_UDP):
-            yield int.from_bytes(frame[14:18], "big") & 0xFFFFF
+
+def numbers_of(receiver: socket.socket) -> Iterator[int]:
+    """The number of the packet that comes next, if one comes and has a number."""
+    try:
+        frame = receiver.recv(2048)
+    except TimeoutError:
+        return
+    if frame[12:14] == ETHERTYPES[4]:
+        yield int.from_bytes(frame[18:20], "big")
+    elif frame[12:14] == ETHERTYPES[6] and frame[20] in (socket.IPPROTO_TCP, socket.IPPROTO_UDP):
+        yield int.from_bytes(frame[14:18], "big") & 0xFFFFF
 
 
 @contextmanager
@@ -115,7 +119,7 @@ def filtered_way(fastpath: Fastpath) -> Iterator[Way]:
     """The row's router with routes to all sources, and nothing in the rules."""
     row = fastpath.row
     near, far = _only_interface(row.sender), _only_interface(row.receiver)
-    sender_mac, receiver_mac = _mac(row.sender, near), _mac(row.receiver, far)
+    sender_mac, receiver_mac = mac(row.sender, near), mac(row.receiver, far)
     targets, commands = {}, []
     for family, length in ((4, 24), (6, 32)):
         targets[family] = _address(row.receiver, far, family)
@@ -129,8 +133,8 @@ def filtered_way(fastpath: Fastpath) -> Iterator[Way]:
     around = Around(
         row.left, row.right, fastpath.port(row.left).ifindex, fastpath.port(row.right).ifindex, targets
     )
-    ethernet = {f: _mac(row.router, row.left) + sender_mac + kind for f, kind in _ETHERTYPES.items()}
-    with _tap(row.sender, near) as sender_tap, _tap(row.receiver, far) as receiver_tap:
+    ethernet = {f: mac(row.router, row.left) + sender_mac + kind for f, kind in ETHERTYPES.items()}
+    with tap(row.sender, near) as sender_tap, tap(row.receiver, far) as receiver_tap:
         yield Way(fastpath, around, sender_tap, receiver_tap, ethernet)
     row.router.run(["nft", "flush", "ruleset"])
 

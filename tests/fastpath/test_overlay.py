@@ -19,13 +19,13 @@ from pliant.fastpath.topology import topology
 from pliant.fastpath.trial import Trial
 from pliant.kernel.nftables_rules import read_rules
 from pliant.lab import Lab, PrivateMounts
-from pliant.lab.flannel import BRIDGE, TUNNEL, Flannel, Pod
+from pliant.lab.flannel import BRIDGE, TUNNEL, Flannel, Pod, give_rules
 from pliant.lab.frames import tcp_frame, udp_frame
 from pliant.lab.packets import interface
-from pliant.observe.fastpath import Mode, Port, own_programs, running_build
+from pliant.observe.fastpath import Mode, Port, own_programs, read_counts, running_build
 from pliant.observe.network_reader import read_facts
 from tests.conftest import Eventually
-from tests.fastpath.cluster import Cluster, Connection, cluster, mac, round_trip
+from tests.fastpath.cluster import NUMBERS, Cluster, Connection, cluster, mac, round_trip
 
 BULK = 3_000_000
 TCP_RST, TCP_ACK = 0x04, 0x10
@@ -387,6 +387,45 @@ def test_pods_come_and_go(pods: Cluster, eventually: Eventually) -> None:
     pods.fast[1].start()
     accelerated(pods, connection, eventually)
     connection.exchange(BULK)
+
+
+def test_pods_whose_interfaces_have_moved_are_left_to_the_namespace_they_are_in(
+    pods: Cluster, eventually: Eventually
+) -> None:
+    """A bridge of the same index, with the same rules as far as a generation tells, would do for all else."""
+    node, fast = pods.node, pods.fast[0]
+    moved = [pods.network.add_pod(node) for _ in range(2)]
+    fast.start()
+    ports = [Port(interface(node.host, pod.interface).number, Mode.TC) for pod in moved]
+
+    def counted(reason: str) -> int:
+        return sum(read_counts(fast.pins, port)[NUMBERS[reason]].packets for port in ports)
+
+    connection = pods.tcp(moved[0], moved[1])
+
+    def goes() -> bool:
+        connection.exchange()
+        return counted("FORWARDED") > 0
+
+    eventually(goes)
+    with Lab("elsewhere") as lab:
+        host = lab.host("elsewhere")
+        for setting in (LIBERAL, "net.netfilter.nf_conntrack_tcp_ignore_invalid_rst"):
+            host.sysctl(setting, "1")
+        give_rules(host, node.prefix, "nftables")
+        while read_rules(host.netns_path).generation < read_rules(node.host.netns_path).generation:
+            host.run(["nft", "-f", "-"], given="add table ip more\ndelete table ip more\n")
+        host.ip(f"link add {BRIDGE} index {interface(node.host, BRIDGE).number} type bridge")
+        host.sysctl("net.bridge.bridge-nf-call-iptables", "1")
+        node.host.ip(*(f"link set {pod.interface} netns {host.pid}" for pod in moved))
+        host.ip(f"link set {BRIDGE} up", *(f"link set {pod.interface} master {BRIDGE} up" for pod in moved))
+        before = counted("FORWARDED")
+        pods.tcp(moved[0], moved[1]).exchange(times=100)
+        assert counted("FORWARDED") == before
+        assert counted("MOVED_AWAY") > 0
+        host.ip(*(f"link set {pod.interface} netns {node.host.pid}" for pod in moved))
+    for pod in moved:
+        pods.network.remove_pod(node, pod)
 
 
 def test_explaining_and_capturing_say_what_is_done(pods: Cluster, eventually: Eventually) -> None:

@@ -27,6 +27,18 @@ def test_every_constant_is_one_of_the_object() -> None:
         assert acceleration.constants["route_mtu4"] == 600
 
 
+def test_interfaces_of_one_namespace_share_a_program_and_those_of_two_do_not() -> None:
+    builds = []
+    for number in (4026531840, 4026532000):
+        found = topology(replace(router(), namespace=number))
+        target = synthesize(found, {port.index: Mode.NATIVE for port in found.ports})
+        assert {a.constants["network_namespace"] for a in target.accelerations.values()} == {number}
+        [build] = {acceleration.build for acceleration in target.accelerations.values()}
+        builds.append(build)
+    assert len(target.accelerations) > 1
+    assert len(set(builds)) == 2
+
+
 def test_a_route_with_a_larger_mtu_than_an_interface_has_does_not_count() -> None:
     """The kernel sends what XDP would lose."""
     narrow = tuple(replace(at, mtu=1280) if at.name == "eth1" else at for at in router().interfaces)

@@ -18,6 +18,7 @@ from pliant.kernel.objects import load
 _COMMON: dict[str, int | bytes] = {
     "max_age": 25,
     "confirm_every": 250,
+    "network_namespace": 1,
 }
 _ROUTES = {"forwards_ipv4": 1, "forwards_ipv6": 1, "follows_ruleset": 1, "comes_with_skb": 1}
 _PORTS = {"ports_decide4": 1, "ports_decide6": 1}

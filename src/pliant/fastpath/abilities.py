@@ -67,7 +67,9 @@ def lacking(name: str) -> str:
 def _loads(name: str, constants: Mapping[str, int]) -> Support:
     """Whether an object can be loaded with some constants."""
     try:
-        load_again(shipped_object(name), feature=name, rodata=constants, reuse={}).close()
+        load_again(
+            shipped_object(name), feature=name, rodata={"network_namespace": 1, **constants}, reuse={}
+        ).close()
     except NoPermission as error:
         return Support(State.UNKNOWN, f"this process may not try: {error.message}")
     except NotSupported as error:

@@ -73,6 +73,7 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "dropped": "nftables drops it, and so does the fast path in its place",
         "undecided": "it comes to a rule of nftables that is not understood, or that has to see it",
         "many counters": "it passes more rules of nftables that count than are kept with a flow",
+        "moved away": "it came in by an interface that is in another network namespace now",
         "changing": "nftables' rules have changed, and have not been looked at yet",
     }
 )

@@ -53,7 +53,7 @@ def synthesize(
         else:
             constants = _routing(way, port.mode, narrowest)
         if constants:
-            constants |= _common(way, port.mode)
+            constants |= _common(way, port.mode, topology.facts.namespace)
             wanted[port] = Acceleration(port, way.name, object_, constants, build_of(object_, constants))
     if not wanted:
         return FastpathTarget()
@@ -134,10 +134,11 @@ def _between_pods(way: Way) -> Constants:
     }
 
 
-def _common(way: Way, mode: Mode) -> Constants:
+def _common(way: Way, mode: Mode, namespace: int) -> Constants:
     constants: Constants = {
         "max_age": jiffies(BELIEVED_US),
         "confirm_every": jiffies(CONFIRMED_EVERY_US),
+        "network_namespace": namespace,
     }
     if mode is not Mode.TC:
         constants["comes_with_skb"] = int(way.kind == "veth" and mode is Mode.NATIVE)

@@ -53,6 +53,14 @@ class NetworkNamespace:
     name: str
 
 
+def namespace_number(netns: Path | int | None = None) -> int:
+    """The number of a network namespace, the calling thread's when none is given. Raises :class:`KernelError`."""
+    try:
+        return os.stat(_OWN if netns is None else netns).st_ino
+    except OSError as error:
+        raise kernel_error(error.errno or 0, f"find the network namespace {netns or _OWN}") from error
+
+
 def network_namespaces(pids: Iterable[int] | None = None) -> list[NetworkNamespace]:
     """The namespaces of processes, of all there are when none are given; the calling thread's comes first.
 

@@ -87,7 +87,8 @@ class Facts:
     """One namespace's configuration. Two of them are equal when nothing that matters has changed in between.
 
     ``ruleset`` says where nftables hooks in; ``nftables`` has its rules, as far as they may be about packets that are
-    forwarded, and is of the same generation if it could be read.
+    forwarded, and is of the same generation if it could be read. ``namespace`` is the namespace's number
+    (``net:[NUMBER]`` in /proc), 0 where it is none of this host's.
     """
 
     interfaces: tuple[Interface, ...] = ()
@@ -105,6 +106,7 @@ class Facts:
     xfrm: XfrmPolicies = _NO_POLICIES
     ipvs_services: int = 0
     xdp_features: tuple[XdpFeatures, ...] | None = None
+    namespace: int = 0
 
     def interface(self, which: int | str) -> Interface | None:
         """The interface of an index or a name; None when there is none."""

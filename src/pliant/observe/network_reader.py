@@ -13,7 +13,7 @@ from typing import Any
 from pliant.kernel import sysctls
 from pliant.kernel.errors import KernelError, NotSupported
 from pliant.kernel.interface_programs import NetfilterLinks, tcx_programs
-from pliant.kernel.namespaces import entered
+from pliant.kernel.namespaces import entered, namespace_number
 from pliant.kernel.netdev import xdp_features
 from pliant.kernel.netlink import NETLINK_NETFILTER, Netlink
 from pliant.kernel.nftables import ruleset_through
@@ -76,6 +76,7 @@ class Reader:
 
     def __init__(self, netns: Path | int | None = None) -> None:
         self.netns = netns
+        self._namespace = namespace_number(netns)
         self._rtnetlink = Rtnetlink(netns)
         self._netfilter: Netlink | None = None
         self._netfilter_links = NetfilterLinks()
@@ -92,7 +93,7 @@ class Reader:
 
     def read(self, old: Facts, parts: Part, interfaces: Iterable[int] = ()) -> Facts:
         """The facts with these parts, and these interfaces, as they are now."""
-        new: dict[str, Any] = {}
+        new: dict[str, Any] = {"namespace": self._namespace}
         single = set(interfaces)
         if Part.INTERFACES in parts or len(single) > MOST_SINGLE:
             new["interfaces"] = self._rtnetlink.interfaces()

@@ -131,16 +131,20 @@ static __noinline int find_crossing(struct crossing *crossing, __u32 now)
 	return may_cross(crossing, now);
 }
 
-/* The bridge port that the interface is; 0 when it is none. */
-static __always_inline __u64 own_port(struct xdp_md *ctx)
+/* The interface that a frame has come in by. */
+static __always_inline const struct net_device *own_device(struct xdp_md *ctx)
 {
 	const struct xdp_buff *buff = peek(bpf_cast_to_kern_ctx(ctx));
-	const struct xdp_rxq_info *queue = peek(buff->rxq);
-	__u64 address = (__u64)queue->dev, port;
-	const struct net_device *device = peek((void *)address);
 
-	port = (__u64)device->rx_handler_data;
-	return (__u64)((const struct net_bridge_port *)peek((void *)port))->dev == address ? port : 0;
+	return ((const struct xdp_rxq_info *)peek(buff->rxq))->dev;
+}
+
+/* The bridge port that an interface is; 0 when it is none. */
+static __always_inline __u64 port_of(const struct net_device *device)
+{
+	__u64 port = (__u64)((const struct net_device *)peek(device))->rx_handler_data;
+
+	return (void *)((const struct net_bridge_port *)peek((void *)port))->dev == (void *)device ? port : 0;
 }
 
 /* What br_validate_ipv4() asks, and no padding, which it would take off. */
@@ -217,17 +221,21 @@ static __always_inline struct crossing *place(__u64 from, __u64 to, __u64 in, __
 
 static __always_inline enum reason bridge(struct xdp_md *ctx, struct ethernet *eth, void *end, __u32 length)
 {
-	__u64 from = station_of(eth->from), to = station_of(eth->to), in = own_port(ctx);
+	__u64 from = station_of(eth->from), to = station_of(eth->to), in;
+	const struct net_device *device = own_device(ctx);
 	__u32 now = bpf_jiffies64();
 	struct crossing *crossing;
 	int reason;
 
+	if (has_moved(peek(((const struct net_device *)peek(device))->nd_net.net)))
+		return MOVED_AWAY;
 	if (eth->to[0] & bpf_htons(0x0100) || eth->from[0] & bpf_htons(0x0100) || !from)
 		return NOT_UNICAST;
 	if (!is_carried(eth, end, length))
 		return NOT_CARRIED;
 	if (is_unfinished(ctx))
 		return UNFINISHED;
+	in = port_of(device);
 	crossing = in ? place(from, to, in, now) : NULL;
 	if (!crossing)
 		return NOT_BRIDGED;

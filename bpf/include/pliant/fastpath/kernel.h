@@ -74,7 +74,12 @@ struct netns_ct {
 	struct nf_ip_net nf_ct_proto;
 };
 
+struct ns_common {
+	unsigned int inum;
+};
+
 struct net {
+	struct ns_common ns;
 	struct netns_ipv4 ipv4;
 	struct netns_ipv6 ipv6;
 	struct netns_ct ct;

@@ -386,7 +386,7 @@ static __always_inline enum reason overlay(struct __sk_buff *ctx, struct pod_flo
 	__u32 routes = generation_of(net, net->ipv4.rt_genid.counter);
 	struct parsed packet = {};
 	struct pod_flow *flow;
-	int reason = parse(ctx, &packet);
+	int reason = has_moved(net) ? MOVED_AWAY : parse(ctx, &packet);
 	bool is_same;
 
 	if (reason != FORWARDED)

@@ -52,6 +52,7 @@ enum reason {
 	NO_POD,	       /* from or to what is no pod, or no plain veth pair into another network namespace */
 	DROPPED,       /* for nftables, and here: the kernel does not see it */
 	MANY_COUNTERS, /* passes more rules of nftables that count than are kept with a flow */
+	MOVED_AWAY,    /* came in by an interface that is in another network namespace now */
 	REASONS,
 };
 

@@ -23,6 +23,9 @@
 const volatile __u32 max_age = 25;	  /* jiffies */
 const volatile __u32 confirm_every = 250; /* jiffies */
 
+/* The one that this is made for, by its number (net:[NUMBER] in /proc); 0: any. */
+const volatile __u32 network_namespace = 0;
+
 /* What user space increases, or sets to say that nothing is to be accelerated for now. */
 #define PAUSED_GENERATION 0xffffffffu
 
@@ -89,6 +92,17 @@ static __always_inline bool is_for(const struct net_device *device, const struct
 static __always_inline struct net *net_of(struct xdp_md *ctx)
 {
 	return device_of(ctx)->nd_net.net;
+}
+
+/*
+ * Whether an interface has been moved to another network namespace, which takes what is attached to it along. All else
+ * goes by the index of interfaces, and there it stands for others.
+ */
+static __always_inline bool has_moved(const struct net *net)
+{
+	__u32 own = network_namespace;
+
+	return own && net->ns.inum != own;
 }
 
 static __always_inline __u32 own_generation(void)

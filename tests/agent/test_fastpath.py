@@ -23,6 +23,7 @@ from pliant.errors import PliantError
 from pliant.fastpath.rule_counts import RuleCount, read_rule_counts
 from pliant.kernel.links import Link, XdpMode, attach_xdp
 from pliant.kernel.objects import load
+from pliant.kernel.rtnetlink import Rtnetlink
 from pliant.lab import Host as LabHost
 from pliant.lab import Lab, TcpClient, TcpServer
 from pliant.lab.interface import switch_aggregation
@@ -237,6 +238,24 @@ def test_repair_brings_back_what_was_detached_or_lost(ground: Ground) -> None:
     assert ground.drift() == []
     assert set(ground.found().running) == {one, other}
     ground.exchange()
+
+
+def test_an_interface_with_the_index_of_one_that_was_moved_away_is_accelerated(ground: Ground) -> None:
+    router = ground.router
+    router.ip("link add x index 1001 type veth peer name y", "link set x up")
+    ground.apply(fastpath())
+    with Lab("elsewhere") as lab:
+        router.ip(f"link set x netns {lab.host('elsewhere').pid}")
+        router.ip("link add x index 1001 type veth peer name z", "link set x up")
+        assert ground.status("x").state == "pending"
+        ground.change(lambda host: host.change_to_repair())
+        assert ground.status("x").state == "accelerated"
+        assert ground.drift() == []
+        with router.inside(), Rtnetlink() as netlink:
+            at = netlink.interface(1001)
+        assert at is not None
+        assert at.xdp
+        router.ip("link delete x")
 
 
 def test_a_change_of_the_network_replaces_programs_with_a_pause_before(ground: Ground) -> None:

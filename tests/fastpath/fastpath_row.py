@@ -12,6 +12,7 @@ from pliant.fastpath.objects import build_of
 from pliant.fastpath.target import Acceleration, FastpathTarget
 from pliant.lab import Host
 from pliant.lab.packets import interface
+from pliant.observe.attached import Attached
 from pliant.observe.fastpath import FastpathPins, FastpathState, Mode, Port, read_fastpath
 from pliant.plan.fastpath import accelerations, superseded
 from pliant.plan.steps import Step
@@ -39,7 +40,8 @@ class Fastpath:
     pins: FastpathPins
 
     def found(self) -> FastpathState:
-        return read_fastpath(self.pins)
+        with self.row.router.inside(), Attached() as attached:
+            return read_fastpath(self.pins, attached.has)
 
     def port(self, name: str, mode: Mode = Mode.NATIVE) -> Port:
         return Port(interface(self.row.router, name).number, mode)

@@ -16,10 +16,11 @@ from pliant.fastpath.objects import BRIDGING
 from pliant.kernel.netlink import NETLINK_ROUTE, Netlink, attribute
 from pliant.kernel.nftables_rules import read_rules
 from pliant.kernel.programs import Program
+from pliant.kernel.rtnetlink import Rtnetlink
 from pliant.kernel.rtnetlink_links import INFO
 from pliant.lab import Host, Lab
 from pliant.lab.packets import interface
-from pliant.observe.fastpath import Mode, Port, running_program
+from pliant.observe.fastpath import Mode, Port, hooked_program, running_program
 from tests.fastpath.filtered_way import ETHERTYPES, Way, mac, numbers_of, tap
 from tests.fastpath.rulesets import SOURCES, packet
 
@@ -133,6 +134,31 @@ def test_what_comes_to_a_router_elsewhere_is_routed_there(elsewhere: Elsewhere, 
     assert elsewhere.arrived(len(sent)) == sent
     told = way.counts(index=around.inside_index if place in others else INDEX)
     assert told["moved away"] >= len(sent)
+
+
+def test_another_interface_of_the_same_index_gets_a_fast_path_of_its_own(elsewhere: Elsewhere) -> None:
+    """The link says nothing but the index, which the interface has kept where it is now."""
+    way, port = elsewhere.way, Port(INDEX, Mode.NATIVE)
+    way.follow()
+    elsewhere.take(INDEX)
+    way.router.ip(f"link add {MOVED} index {INDEX} type veth peer name other", f"link set {MOVED} up")
+    way.router.ip("link set other up")
+    try:
+        assert port in way.fastpath.found().lost
+        way.follow()
+        assert port in way.fastpath.found().running
+        assert attached(way.router) == {hooked_program(way.fastpath.pins, port)}
+        assert not attached(elsewhere.host)
+    finally:
+        way.router.ip(f"link delete {MOVED}")
+
+
+def attached(host: Host) -> set[int]:
+    """The XDP programs of the interface at a host."""
+    with host.inside(), Rtnetlink() as netlink:
+        at = netlink.interface(INDEX)
+    assert at is not None
+    return {found.program_id for found in at.xdp}
 
 
 def test_what_comes_to_a_bridge_elsewhere_is_bridged_there(elsewhere: Elsewhere) -> None:

@@ -58,6 +58,7 @@ class FastpathGround:
     wait: Callable[[float], object] = lambda seconds: None
     refusals: dict[tuple[str, Mode], str] = field(default_factory=dict)
     _own: frozenset[int] = frozenset()
+    _told: Facts | None = None
     _taken: set[str] = field(default_factory=set)
     _refused: dict[str, tuple[Interface, float]] = field(default_factory=dict)
 
@@ -72,12 +73,15 @@ class FastpathGround:
         """What of it is in the kernel."""
         if not self.is_there:
             return FastpathState()
-        for _ in range(READ_AGAIN):
-            with contextlib.suppress(
-                FileNotFoundError, KernelError
-            ):  # another process is changing it just now
-                return read_fastpath(self.pins)
-        return read_fastpath(self.pins)
+        from pliant.observe.attached import Attached
+
+        with Attached(self._told) as attached:
+            for _ in range(READ_AGAIN):
+                with contextlib.suppress(
+                    FileNotFoundError, KernelError
+                ):  # another process is changing it just now
+                    return read_fastpath(self.pins, attached.has)
+            return read_fastpath(self.pins, attached.has)
 
     def topology(self, wishes: Wishes) -> Topology:
         """What can be accelerated, where that goes by what policies ask for."""
@@ -188,7 +192,8 @@ class FastpathGround:
     def _facts(self) -> Facts:
         from pliant.observe.network_reader import read_facts
 
-        return self.facts() if self.facts else read_facts()
+        self._told = self.facts() if self.facts else read_facts()
+        return self._told
 
 
 def _pinned_objects(pins: FastpathPins) -> set[str]:

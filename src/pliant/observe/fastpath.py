@@ -22,7 +22,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import zip_longest
@@ -174,11 +174,11 @@ class FastpathState:
 
     ``running`` has the build each interface runs, ``idle`` the builds that are pinned and do not run, oldest first;
     ``exits`` are the interfaces that packets may leave by, with their numbers. ``lost`` are interfaces that are gone,
-    or whose link runs nothing of ours, and such as something was begun for and not finished. ``paused`` says that all
-    packets are left to the kernel for now; ``other_tables`` are those of other builds. ``names`` are those of the
-    interfaces there are. ``ruleset`` says which of nftables' rules are in force, ``rule_names`` what interfaces are
-    called in them; ``rule_slots`` has the counters of rules by the slots that they have
-    here. ``has_tables``: this build's tables are there.
+    or whose link runs nothing of ours or is at another namespace's interface, and such as something was begun for and
+    not finished. ``paused`` says that all packets are left to the kernel for now; ``other_tables`` are those of other
+    builds. ``names`` are those of the interfaces there are. ``ruleset`` says which of nftables' rules are in force,
+    ``rule_names`` what interfaces are called in them; ``rule_slots`` has the counters of rules by the slots that they
+    have here. ``has_tables``: this build's tables are there.
     """
 
     running: Mapping[Port, str] = field(default_factory=dict)
@@ -204,12 +204,22 @@ class FastpathState:
         return not (self.running or self.idle or self.lost or self.other_tables)
 
 
-def read_fastpath(pins: FastpathPins) -> FastpathState:
-    """The fast path pinned under one directory; raises :class:`KernelError` when a pin cannot be opened."""
+def read_fastpath(
+    pins: FastpathPins, is_attached: Callable[[Port, int], bool] | None = None
+) -> FastpathState:
+    """The fast path pinned under one directory; raises :class:`KernelError` when a pin cannot be opened.
+
+    ``is_attached`` says whether an interface of this namespace has a program. Without it, and where no interface here
+    has the index that a link tells, a link is believed: what is not wanted any more is taken off wherever it is.
+    """
     running, idle, lost = {}, {}, set()
+    names = dict(socket.if_nameindex())
     for port in pins.ports():
         builds = pins.builds(port)
-        build = _build_of(pins, port, running_program(pins, port), builds)
+        hooked = hooked_program(pins, port)
+        if hooked and is_attached and port.ifindex in names and not is_attached(port, hooked):
+            hooked = 0
+        build = _build_of(pins, port, _program_in_force(pins, port), builds) if hooked else None
         if build is not None:
             running[port] = build
         elif pins.link(port).exists() or not builds:
@@ -217,7 +227,6 @@ def read_fastpath(pins: FastpathPins) -> FastpathState:
         if others := tuple(other for other in builds if other != build):
             idle[port] = others
     others = tuple(path.name for path in pins.other_tables())
-    names = dict(socket.if_nameindex())
     return FastpathState(
         running,
         idle,
@@ -266,8 +275,10 @@ def _build_of(pins: FastpathPins, port: Port, number: int, builds: Sequence[str]
 
 def running_program(pins: FastpathPins, port: Port) -> int:
     """The id of the program that is in force on an interface; 0 where there is no link, or no interface."""
-    if not hooked_program(pins, port):
-        return 0
+    return _program_in_force(pins, port) if hooked_program(pins, port) else 0
+
+
+def _program_in_force(pins: FastpathPins, port: Port) -> int:
     with contextlib.suppress(KernelError), Map.pinned(pins.current(port)) as current:
         number: int = _U32.unpack(current.get(slot_of(current, port)) or bytes(4))[0]
         return number
@@ -280,7 +291,10 @@ def slot_of(table: Map, port: Port) -> bytes:
 
 
 def hooked_program(pins: FastpathPins, port: Port) -> int:
-    """The id of the program that is attached to an interface, and goes on to that in force; 0 where none is."""
+    """The id of the program that is attached to an interface, and goes on to that in force; 0 where none is.
+
+    The kernel does not say of which network namespace a link's interface is (see :mod:`pliant.observe.attached`).
+    """
     try:
         with Link.pinned(pins.link(port)) as link:
             info = link.info()

@@ -7,6 +7,8 @@ Q := $(if $(filter 1,$(V)),,@)
 PY := .venv/bin/python
 # Most tests wait more than they work; each process has mounts, control groups and namespaces of its own.
 JOBS ?= 2
+# Tests start the command many hundred times: it is not compiled anew each time, whatever the environment says.
+export PYTHONDONTWRITEBYTECODE :=
 SOURCES := $(wildcard bpf/*.c bpf/*/*.c bpf/include/pliant/*.h bpf/include/pliant/*/*.h)
 PYTHON_DIRS := src tests hatch_build.py scripts
 

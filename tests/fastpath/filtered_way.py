@@ -12,11 +12,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from pliant.fastpath.objects import counted_reasons
+from pliant.fastpath.rule_counts import read_rule_counts
 from pliant.fastpath.ruleset_walk import Packet
 from pliant.fastpath.synthesis import synthesize
 from pliant.fastpath.topology import topology
+from pliant.kernel.nftables_counts import RuleCounter
 from pliant.kernel.nftables_rules import Rules, read_rules
+from pliant.kernel.packet_counts import Counted
 from pliant.lab import Host
+from pliant.lab.packets import interface
 from pliant.observe.fastpath import Mode, Port, own_programs, read_counts
 from pliant.observe.network_reader import read_facts
 from pliant.plan.fastpath import accelerations, superseded
@@ -27,19 +31,12 @@ ETHERTYPES = {4: b"\x08\x00", 6: b"\x86\xdd"}
 _RECEIVE_BYTES = 1 << 24
 
 
-def mac(host: Host, interface: str) -> bytes:
-    """The address of an interface."""
-    with host.inside(), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
-        sock.bind((interface, 0))
-        return bytes(sock.getsockname()[4])
-
-
-def tap(host: Host, interface: str) -> socket.socket:
+def tap(host: Host, name: str) -> socket.socket:
     """A socket for all that comes and goes by an interface."""
     with host.inside():
         sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))  # ETH_P_ALL
     sock.setsockopt(socket.SOL_SOCKET, 33, _RECEIVE_BYTES)  # SO_RCVBUFFORCE
-    sock.bind((interface, 3))
+    sock.bind((name, 3))
     sock.settimeout(0.2)
     return sock
 
@@ -87,6 +84,11 @@ class Way:
         names = counted_reasons()
         return {names.get(number, "forwarded"): one.packets for number, one in enumerate(counted)}
 
+    def rule_sums(self) -> dict[RuleCounter, Counted]:
+        """What was counted for each rule, by the kernel and here."""
+        with self.router.inside():
+            return {one.counter: one.sum for one in read_rule_counts(self.fastpath.pins)}
+
     def through(self, packets: Mapping[int, Packet]) -> list[int]:
         """Send packets, and then one that every ruleset lets pass; the numbers of what comes out before it."""
         last = next(self._lasts)
@@ -119,7 +121,7 @@ def filtered_way(fastpath: Fastpath) -> Iterator[Way]:
     """The row's router with routes to all sources, and nothing in the rules."""
     row = fastpath.row
     near, far = _only_interface(row.sender), _only_interface(row.receiver)
-    sender_mac, receiver_mac = mac(row.sender, near), mac(row.receiver, far)
+    sender_mac, receiver_mac = interface(row.sender, near).address, interface(row.receiver, far).address
     targets, commands = {}, []
     for family, length in ((4, 24), (6, 32)):
         targets[family] = _address(row.receiver, far, family)
@@ -133,7 +135,9 @@ def filtered_way(fastpath: Fastpath) -> Iterator[Way]:
     around = Around(
         row.left, row.right, fastpath.port(row.left).ifindex, fastpath.port(row.right).ifindex, targets
     )
-    ethernet = {f: mac(row.router, row.left) + sender_mac + kind for f, kind in ETHERTYPES.items()}
+    ethernet = {
+        f: interface(row.router, row.left).address + sender_mac + kind for f, kind in ETHERTYPES.items()
+    }
     with tap(row.sender, near) as sender_tap, tap(row.receiver, far) as receiver_tap:
         yield Way(fastpath, around, sender_tap, receiver_tap, ethernet)
     row.router.run(["nft", "flush", "ruleset"])

@@ -7,9 +7,7 @@ import random
 
 import pytest
 
-from pliant.fastpath.rule_counts import read_rule_counts
 from pliant.fastpath.ruleset_walk import walk
-from pliant.kernel.nftables_counts import RuleCounter
 from pliant.kernel.nftables_expressions import Other
 from pliant.kernel.nftables_rules import read_rules
 from pliant.kernel.packet_counts import Counted
@@ -19,11 +17,6 @@ from tests.fastpath.iptables_rules import RESTORE, add_old_rules, random_iptable
 from tests.fastpath.rulesets import a_hop_later, random_packet
 
 RULESETS, PACKETS, ROUNDS = 10, 60, 2
-
-
-def sums(way: Way) -> dict[RuleCounter, Counted]:
-    with way.router.inside():
-        return {one.counter: one.sum for one in read_rule_counts(way.fastpath.pins)}
 
 
 @pytest.mark.parametrize("is_old", [False, True])
@@ -48,13 +41,13 @@ def test_random_rules_and_packets(way: Way, is_old: bool) -> None:
             walked = walk(rules, "forward", a_hop_later(sent))
             if walked.verdict != "unknown" and sent.protocol != 58:
                 assert came.count(number) == ROUNDS * (walked.verdict == "accept"), (walked, sent)
-        alone = sums(way)
+        alone = way.rule_sums()
         way.follow(counts=True)
         before = way.counts()
         assert sorted(n for _ in range(ROUNDS) for n in way.through(packets)) == came, rules
-        assert sums(way) == {name: Counted(2 * one.packets, 2 * one.bytes) for name, one in alone.items()}, (
-            rules
-        )
+        assert way.rule_sums() == {
+            name: Counted(2 * one.packets, 2 * one.bytes) for name, one in alone.items()
+        }, rules
         after = way.counts()
         accelerated += sum(after[reason] - before[reason] for reason in ("forwarded", "dropped"))
         passed += [n in came for n in packets]

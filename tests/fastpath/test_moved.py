@@ -21,7 +21,7 @@ from pliant.kernel.rtnetlink_links import INFO
 from pliant.lab import Host, Lab
 from pliant.lab.packets import interface
 from pliant.observe.fastpath import Mode, Port, hooked_program, running_program
-from tests.fastpath.filtered_way import ETHERTYPES, Way, mac, numbers_of, tap
+from tests.fastpath.filtered_way import ETHERTYPES, Way, numbers_of, tap
 from tests.fastpath.rulesets import SOURCES, packet
 
 pytestmark = pytest.mark.root
@@ -70,7 +70,7 @@ class Elsewhere:
         return set(sent)
 
     def ethernet(self, to: bytes, family: int) -> bytes:
-        return to + mac(self.way.fastpath.row.sender, ENTRY) + ETHERTYPES[family]
+        return to + interface(self.way.fastpath.row.sender, ENTRY).address + ETHERTYPES[family]
 
     def arrived(self, count: int) -> set[int]:
         """What has come out here, once it is so many."""
@@ -129,7 +129,7 @@ def test_what_comes_to_a_router_elsewhere_is_routed_there(elsewhere: Elsewhere, 
             f"neighbour add {target} lladdr {STATION} dev {EXIT} nud permanent",
             f"route add {SOURCES[family][0]} dev {MOVED}",
         )
-    sent = elsewhere.send(mac(elsewhere.host, MOVED))
+    sent = elsewhere.send(interface(elsewhere.host, MOVED).address)
     assert way.through({}) == []
     assert elsewhere.arrived(len(sent)) == sent
     told = way.counts(index=around.inside_index if place in others else INDEX)
@@ -169,7 +169,7 @@ def test_what_comes_to_a_bridge_elsewhere_is_bridged_there(elsewhere: Elsewhere)
         assert program.name == BRIDGING
     elsewhere.take(INDEX)
     elsewhere.host.ip(*(f"link set {name} master br0" for name in (MOVED, EXIT)))
-    source = mac(way.fastpath.row.sender, ENTRY).hex(":")
+    source = interface(way.fastpath.row.sender, ENTRY).address.hex(":")
     for at, station in ((MOVED, source), (EXIT, STATION)):
         elsewhere.host.run(["bridge", "fdb", "replace", station, "dev", at, "master", "static"])
     sent = elsewhere.send(bytes.fromhex(STATION.replace(":", "")))

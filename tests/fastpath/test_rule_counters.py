@@ -16,7 +16,6 @@ from pliant.agent.daemon.metrics import fastpath_values
 from pliant.agent.fastpath import FastpathGround
 from pliant.cli.fastpath_counters import rule_texts
 from pliant.fastpath.objects import ROUTING, shipped_object
-from pliant.fastpath.rule_counts import read_rule_counts
 from pliant.fastpath.ruleset_walk import Packet
 from pliant.kernel.nftables_counts import RuleCounter
 from pliant.kernel.objects import load
@@ -50,9 +49,7 @@ Sums = Mapping[tuple[str, str, str, int, int], Counted]
 
 def sums(way: Way) -> Sums:
     """What was counted, by a name that a table which is made anew keeps."""
-    with way.router.inside():
-        found = read_rule_counts(way.fastpath.pins)
-    return {(c.family, c.table, c.chain, c.handle, c.place): one.sum for one in found for c in [one.counter]}
+    return {(c.family, c.table, c.chain, c.handle, c.place): one for c, one in way.rule_sums().items()}
 
 
 def ours(way: Way) -> Mapping[RuleCounter, int]:

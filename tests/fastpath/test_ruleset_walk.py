@@ -17,6 +17,8 @@ import pytest
 from pliant.fastpath.ruleset_walk import NEW, Packet, walk
 from pliant.kernel.nftables_rules import read_rules
 from pliant.lab import Host, Lab
+from pliant.lab.packets import interface
+from tests.fastpath.filtered_way import tap
 
 RULESETS, PACKETS = 12, 40
 LAST_PORT = 9999
@@ -40,20 +42,6 @@ class Way:
     targets: dict[int, str]
 
 
-def mac_of(host: Host, interface: str) -> bytes:
-    with host.inside(), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
-        sock.bind((interface, 0))
-        return bytes(sock.getsockname()[4])
-
-
-def tap(host: Host, interface: str) -> socket.socket:
-    with host.inside():
-        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))  # ETH_P_ALL
-    sock.bind((interface, 3))
-    sock.settimeout(0.2)
-    return sock
-
-
 @pytest.fixture
 def way() -> Iterator[Way]:
     if os.geteuid() != 0:
@@ -69,12 +57,12 @@ def way() -> Iterator[Way]:
             far.interface_of(router),
             far.interface_of(other),
         )
-        mac = mac_of(other, ends[3])
+        mac = interface(other, ends[3]).address
         router.ip(
             *(f"neighbour replace {a} lladdr {mac.hex(':')} dev {ends[2]} nud permanent"
               for a in (far.address_of(other), far.address6_of(other)))
         )  # fmt: skip
-        addresses = mac_of(router, ends[1]) + mac_of(one, ends[0])
+        addresses = interface(router, ends[1]).address + interface(one, ends[0]).address
         kinds = {4: addresses + b"\x08\x00", 6: addresses + b"\x86\xdd"}
         targets = {4: far.address_of(other), 6: far.address6_of(other)}
         with tap(one, ends[0]) as sender, tap(other, ends[3]) as receiver:

@@ -59,12 +59,11 @@ def _living(rules: Rules) -> frozenset[RuleCounter] | None:
 
 def _counters(rules: Rules) -> Iterator[RuleCounter]:
     for chain in (*rules.chains, *rules.dormant):
-        name = chain.family, chain.table, chain.table_handle, chain.name, chain.handle
         if chain.base and chain.base.counts:
-            yield RuleCounter(*name, 0)
+            yield chain.counter()
         for rule in chain.rules:
             counters = sum(isinstance(expression, Counter) for expression in rule.expressions)
-            yield from (RuleCounter(*name, rule.handle, place) for place in range(counters))
+            yield from (chain.counter(rule.handle, place) for place in range(counters))
 
 
 def _begins(rules: Rules, family: int) -> Begins:
@@ -149,10 +148,7 @@ class _FamilyWriter:
 
     def _counts_policy(self, chain: Chain) -> bool:
         """Have the packets counted that come to a policy; False where they cannot be."""
-        counter = RuleCounter(
-            chain.family, chain.table, chain.table_handle, chain.name, chain.handle, handle=0
-        )
-        return self._counts and self._draft.count(counter)
+        return self._counts and self._draft.count(chain.counter())
 
     def _rules_of(self, chain: Chain, place: Place) -> None:
         def label(name: str) -> Label | None:

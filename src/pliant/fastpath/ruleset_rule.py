@@ -26,7 +26,6 @@ from pliant.fastpath.ruleset_symbols import (
     payload,
     turned,
 )
-from pliant.kernel.nftables_counts import RuleCounter
 from pliant.kernel.nftables_expressions import (
     AnyWithin,
     Bitwise,
@@ -136,11 +135,7 @@ class RuleWriter:
     def _count(self) -> None:
         if not self._counts:
             raise NotUnderstood(COUNTS)
-        chain = self._chain
-        handles = chain.handle, self._rule.handle
-        counter = RuleCounter(
-            chain.family, chain.table, chain.table_handle, chain.name, *handles, self._counters
-        )
+        counter = self._chain.counter(self._rule.handle, self._counters)
         self._counters += 1
         if not self._draft.count(counter):
             raise NotUnderstood("is one of more rules that count than there is room for")

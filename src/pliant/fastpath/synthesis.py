@@ -62,9 +62,8 @@ def synthesize(
         return FastpathTarget(wanted, exits)
     asked = exits | {port.ifindex for port in wanted}
     names = {at.index: at.name for at in topology.facts.interfaces if at.index in asked}
-    counts = any(
-        way.counts for way in topology.ports
-    )  # also of one that runs nothing for now: its counts are kept
+    # Also for one that runs nothing for now: its counts are kept.
+    counts = any(way.counts for way in topology.ports)
     return FastpathTarget(wanted, exits, compiled(topology.facts.nftables, counts=counts), names)
 
 

@@ -30,6 +30,7 @@ from pliant.kernel.nftables import (
     parse_chain,
     request,
 )
+from pliant.kernel.nftables_counts import RuleCounter
 from pliant.kernel.nftables_expressions import Expression, Verdict, parse_data, parse_expression
 from pliant.kernel.xtables_matches import in_words_of_nftables
 
@@ -67,6 +68,10 @@ class Chain:
     rules: tuple[Rule, ...]
     table_handle: int = 0
     handle: int = 0
+
+    def counter(self, rule: int = 0, place: int = 0) -> RuleCounter:
+        """A counter of the rule of a handle, or of the chain's policy."""
+        return RuleCounter(self.family, self.table, self.table_handle, self.name, self.handle, rule, place)
 
 
 @dataclass(frozen=True, slots=True)

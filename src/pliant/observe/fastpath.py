@@ -45,6 +45,7 @@ FORWARDED = 0
 """The first of ``enum reason``: all others are packets left to the kernel."""
 _STATE = struct.Struct("=IIQ")  # struct ruleset_state in fastpath/filter.h
 _NAME_BYTES = 16
+_COUNTERS = "counters_"
 
 
 class Mode(StrEnum):
@@ -118,15 +119,15 @@ class FastpathPins:
 
     def counts(self, port: Port) -> Path:
         """What becomes of its packets."""
-        return self.port(port) / f"counters_{self.layout}"
+        return self.port(port) / f"{_COUNTERS}{self.layout}"
 
     def all_counts(self, port: Port) -> list[Path]:
         """What became of its packets, also under builds whose tables had another layout."""
-        return sorted(self.port(port).glob("counters_*"))
+        return counters_in(self.port(port))
 
     def entry_counts(self, layout: str) -> list[Path]:
         """What became of packets, of all interfaces, under builds whose tables have a layout."""
-        return sorted(self.entries.glob(f"*/counters_{layout}"))
+        return sorted(self.entries.glob(f"*/{_COUNTERS}{layout}"))
 
     def ports(self) -> list[Port]:
         """The interfaces that have a directory."""
@@ -151,6 +152,11 @@ class FastpathPins:
             return list(self.directory.iterdir())
         except FileNotFoundError:
             return []
+
+
+def counters_in(directory: Path) -> list[Path]:
+    """What counts packets there, in tables of any layout."""
+    return sorted(directory.glob(f"{_COUNTERS}*"))
 
 
 class RulesetState(NamedTuple):

@@ -14,7 +14,7 @@ from pliant.kernel.maps import Map
 from pliant.kernel.objects import load
 from pliant.kernel.pins import PinDirectory
 from pliant.kernel.programs import Program
-from pliant.observe.fastpath import FastpathPins, Port, slot_of
+from pliant.observe.fastpath import FastpathPins, Port, counters_in, slot_of
 
 
 class Entries:
@@ -33,7 +33,7 @@ class Entries:
         place, current = self.place_of(port), self._pins.current(port)
         if place is None and not current.exists():
             place = self._free_place(port)
-            for pin in place.glob("counters_*"):  # another may have had the slot
+            for pin in counters_in(place):  # another may have had the slot
                 with Map.pinned(pin) as counts:
                     counts.put(slot_of(counts, port), bytes(counts.value_size))
             with Map.pinned(place / "programs") as table:

@@ -254,11 +254,10 @@ class Fastpaths:
         self._remove_tables(step.layout)
 
     def _remove_tables(self, layout: str) -> None:
+        """The directory goes last: as long as it is there, there is something to do."""
         for pin in self._pins.entry_counts(layout):
             pin.unlink()
-        PinDirectory(
-            self._pins.directory / layout
-        ).remove_tree()  # last: as long as it is there, there is work
+        PinDirectory(self._pins.directory / layout).remove_tree()
 
     def _is_retired(self, step: RetireTables) -> None:
         if (self._pins.directory / step.layout).exists():

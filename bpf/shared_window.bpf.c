@@ -12,20 +12,20 @@
  * smallest round-trip time, over the active connections, itself and one more: a third at most, for slow start doubles
  * it), what losses allow, and the cap; two thirds of the share where the handshake's round trip shows a queue. Where
  * nobody has seen the limit of the path, it is half of the quartile. It is never less than what the kernel would
- * give, 10 segments, nor, while losses allow it, than 32: paced, these do less harm than a burst of 10 and the burst of
- * 20 that follows.
+ * give, 10 segments, nor, while losses allow it, than 44, the 64 KB that a Linux peer takes at first.
  *
- * The first window is paced, as slow start is where TCP paces itself: it goes out in half a round trip. A slower
- * pacing_rate holds. It goes out as a burst only where the longest round trip of late shows that the queue has room for
- * 32 segments or all: then as much as it has room for, and half as much where there is a queue already. For a
- * connection that was paced once goes on pacing itself, the kernel has no way back, and its CUBIC then finds the end of
- * slow start late.
+ * The first window goes out at once where it is no more than 44 segments, the handshake has seen no queue, and nobody
+ * was given a window in the last round trip: then all of the queue is free, whoever else uses the path. It also does
+ * where the longest round trip of late shows that the queue has room for 44 segments or all: as much as there is room
+ * for, half as much where there is a queue already. Otherwise it is paced, as slow start is where TCP paces itself: it
+ * goes out in half a round trip. A slower pacing_rate holds. A connection that was paced once goes on pacing itself,
+ * the kernel has no way back, and its CUBIC then finds the end of slow start late.
  *
- * A connection that loses more than a quarter of a window that was larger than 10 segments in its first two round trips
- * halves what losses allow its group; each that gets through adds half. The slow start threshold is never shared:
- * what a short connection found congested would hold back a long one (Linux 65e6d90168f3). Where nothing is known, and
- * where the handshake had to be repeated, the connection begins as it would have without: with initial_cwnd, if a
- * policy sets that.
+ * A connection that loses more than a quarter of a first window of more than 10 segments halves what losses allow its
+ * group; each whose first window gets through adds half. What it loses later is slow start's fault. The slow start
+ * threshold is never shared: what a short connection found congested would hold back a long one (Linux 65e6d90168f3).
+ * Where nothing is known, and where the handshake had to be repeated, the connection begins as it would have without:
+ * with initial_cwnd, if a policy sets that.
  */
 #include <pliant/feature.h>
 #include <pliant/path.h>
@@ -42,12 +42,11 @@
 #define MOST_SEGMENTS	   1000
 
 const volatile __u32 least_segments = 10; /* what the kernel begins with, TCP_INIT_CWND */
-const volatile __u32 least_paced_segments = 32;
+const volatile __u32 least_offered_segments = 44;
 const volatile __u32 quantile_percent = 75;
 const volatile __u32 prefix_bits_v4 = 24;
 const volatile __u32 prefix_bits_v6 = 48;
 const volatile __u64 expiry_ns = 10000000000; /* without news, nothing is known */
-const volatile __u32 early_rounds = 2;	      /* losses in so many round trips are the initial window's fault */
 const volatile __u32 tolerated_loss = 4;      /* one in so many segments of the initial window */
 
 struct setting {
@@ -84,9 +83,8 @@ struct flow {
 	__u32 cap;
 	__u32 granted;	 /* segments; 0: it began as it would have */
 	__u32 delivered; /* segments, when it was last looked at */
-	__u32 lost;	 /* segments, before it began */
+	__u32 lost;	 /* segments of the first window */
 	__u32 counted;	 /* see count_active() */
-	__u32 rounds;
 	__u32 is_judged; /* whether its first window did well is decided */
 };
 
@@ -192,13 +190,24 @@ static __always_inline void teach(struct group *group, struct flow *flow, struct
 
 /* -- what becomes of a window that was given */
 
-static __always_inline void punish(struct group *group, struct flow *flow, struct tcp_sock *tcp, __u64 now)
+/* Whether so many bytes of the connection are past its first window. */
+static __always_inline bool is_past_first(const struct flow *flow, const struct tcp_sock *tcp, __u64 bytes)
+{
+	return bytes >= (__u64)flow->granted * tcp->mss_cache;
+}
+
+/* Segments are sent again, from a sequence number on. */
+static __always_inline void punish(struct group *group, struct flow *flow, struct tcp_sock *tcp, __u32 sequence,
+				   __u32 segments, __u64 now)
 {
 	__u32 half = flow->granted / 2;
 
-	if (flow->is_judged || flow->granted <= least_segments || flow->rounds > early_rounds)
+	if (flow->is_judged || flow->granted <= least_segments)
 		return;
-	if (tcp->lost - flow->lost <= flow->granted / tolerated_loss)
+	if (is_past_first(flow, tcp, tcp->bytes_acked + (sequence - tcp->snd_una)))
+		return;
+	flow->lost += segments;
+	if (flow->lost <= flow->granted / tolerated_loss)
 		return;
 	flow->is_judged = 1;
 	if (flow->begun_ns < group->halved_ns)
@@ -212,7 +221,7 @@ static __always_inline void punish(struct group *group, struct flow *flow, struc
 
 static __always_inline void reward(struct group *group, struct flow *flow, struct tcp_sock *tcp)
 {
-	if (flow->is_judged || !flow->granted || tcp->data_segs_out < flow->granted)
+	if (flow->is_judged || !flow->granted || !is_past_first(flow, tcp, tcp->bytes_acked))
 		return;
 	flow->is_judged = 1;
 	if (group->allowed)
@@ -239,6 +248,7 @@ static __always_inline struct offer offer_to(struct group *group, struct flow *f
 	__u32 segments, mss = tcp->mss_cache, rtt_us = tcp->srtt_us >> 3;
 	struct path *path = &group->path;
 	__u64 share, room;
+	bool is_queued;
 
 	if (is_expired(group, now) || !mss || !rtt_us || tcp->total_retrans)
 		return (struct offer){0, false};
@@ -249,19 +259,22 @@ static __always_inline struct offer offer_to(struct group *group, struct flow *f
 		return (struct offer){0, false};
 	share = share_of(path) * least_rtt_of(path) / 1000000 / mss;
 	room = room_of(path, rtt_us, now) / mss;
-	if (has_queue(path, rtt_us)) {
+	is_queued = has_queue(path, rtt_us);
+	if (is_queued) {
 		share = share * 2 / 3;
 		room /= 2;
 	}
 	segments = least(segments, capacity_of(path) ? share : segments / 2);
-	if (segments < least_paced_segments)
-		segments = least_paced_segments;
+	if (segments < least_offered_segments)
+		segments = least_offered_segments;
 	if (group->allowed)
 		segments = least(segments, group->allowed);
 	segments = least(segments, flow->cap);
 	if (segments < least_segments)
 		segments = least_segments;
-	if (room >= least(segments, least_paced_segments))
+	if (!is_queued && segments <= least_offered_segments && !is_promised(path, rtt_us, now))
+		return (struct offer){segments, true};
+	if (room >= least(segments, least_offered_segments))
 		return (struct offer){least(segments, room), true};
 	return (struct offer){segments, false};
 }
@@ -292,7 +305,6 @@ static __always_inline void begin(struct bpf_sock_ops *ctx, struct tcp_sock *tcp
 	read_key(ctx, (struct sock *)tcp, &flow->key);
 	flow->begun_ns = now;
 	flow->delivered = tcp->delivered;
-	flow->lost = tcp->lost;
 	want_callbacks(ctx, BPF_SOCK_OPS_RTT_CB_FLAG | BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RETRANS_CB_FLAG);
 	group = group_of(&flow->key);
 	if (!group)
@@ -326,13 +338,10 @@ static __always_inline void on_later(struct bpf_sock_ops *ctx, struct tcp_sock *
 	switch (ctx->op) {
 	case BPF_SOCK_OPS_RTT_CB:
 		teach(group, flow, tcp, now);
-		if (flow->rounds <= early_rounds)
-			flow->rounds++;
-		else
-			reward(group, flow, tcp);
+		reward(group, flow, tcp);
 		break;
 	case BPF_SOCK_OPS_RETRANS_CB:
-		punish(group, flow, tcp, now);
+		punish(group, flow, tcp, ctx->args[0], ctx->args[1], now);
 		break;
 	case BPF_SOCK_OPS_STATE_CB:
 		if (ctx->args[1] != TCP_CLOSE && ctx->args[1] != TCP_FIN_WAIT2)

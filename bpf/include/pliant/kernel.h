@@ -102,8 +102,8 @@ struct tcp_sock {
 	__u32 snd_ssthresh;
 	__u32 write_seq;
 	__u32 snd_nxt;
+	__u32 snd_una;
 	__u32 app_limited;
-	__u32 lost;
 	__u32 delivered; /* segments, those acknowledged out of order included */
 	__u8 is_cwnd_limited : 1;
 };

@@ -130,23 +130,29 @@ static __always_inline __u64 share_of(const struct path *path)
 	return capacity_of(path) / (active ? active + 2 : 3);
 }
 
+/* Whether somebody was given a window in the last round trip: nobody can have seen yet what became of it. */
+static __always_inline bool is_promised(const struct path *path, __u32 rtt_us, __u64 now)
+{
+	return now - path->promised_ns < rtt_us * 1000ULL;
+}
+
 /*
  * What the queue has room for, in bytes, as a connection sees whose round trip has just taken ``rtt_us``: what the path
- * delivers in the time that is left to the longest round trip. Windows given in the last round trip are not seen yet.
+ * delivers in the time that is left to the longest round trip, less what is promised.
  */
 static __always_inline __u64 room_of(const struct path *path, __u32 rtt_us, __u64 now)
 {
 	__u32 most = most_rtt_of(path);
 	__u64 room = most > rtt_us ? capacity_of(path) * (most - rtt_us) / 1000000 : 0;
 
-	if (now - path->promised_ns >= rtt_us * 1000ULL)
+	if (!is_promised(path, rtt_us, now))
 		return room;
 	return room > path->promised ? room - path->promised : 0;
 }
 
 static __always_inline void promise(struct path *path, __u64 bytes, __u32 rtt_us, __u64 now)
 {
-	if (now - path->promised_ns >= rtt_us * 1000ULL)
+	if (!is_promised(path, rtt_us, now))
 		path->promised = 0;
 	path->promised_ns = now;
 	path->promised += bytes;

@@ -15,8 +15,8 @@ FEATURE = Feature(
         name="shared_window",
         type=Annotated[int, Field(ge=10, le=1000)],
         summary=(
-            "Begin with the congestion window that open connections to the same network have found, paced, and with "
-            "at most so many segments; initial_cwnd holds while nothing is known."
+            "Begin with the congestion window that open connections to the same network have found, paced where there "
+            "is no room for it at once, and with at most so many segments; initial_cwnd holds while nothing is known."
         ),
         example=500,
     ),

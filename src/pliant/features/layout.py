@@ -71,14 +71,14 @@ def shipped_layout() -> Layout:
     if len(names) > MAX_OPTIONS:
         raise PliantError(f"{len(names)} features, but a verdict has room for {MAX_OPTIONS}")
     objects = {name: _object_path(name) for name in (SCOPE, *names)}
-    scope_btf = Btf.from_elf(objects[SCOPE])
-    scope = {name: scope_btf.struct(name) for name in SCOPE_STRUCTS}
-    settings = {name: Btf.from_elf(objects[name]).struct("setting") for name in names}
+    types = {name: Btf.from_elf(path) for name, path in objects.items()}
+    scope = {name: types[SCOPE].struct(name) for name in SCOPE_STRUCTS}
+    settings = {name: types[name].struct("setting") for name in names}
     slots = {name: slot for slot, name in enumerate(names)}
     described = {
         "slots": slots,
         "callbacks": {name: sorted(feature.callbacks) for name, feature in features().items()},
-        "maps": {name: _maps(path) for name, path in objects.items()},
+        "maps": {name: _maps(btf) for name, btf in types.items()},
     }
     return Layout(
         digest=_digest(json.dumps(described, sort_keys=True).encode()),
@@ -90,8 +90,7 @@ def shipped_layout() -> Layout:
     )
 
 
-def _maps(path: Path) -> dict[str, str]:
-    btf = Btf.from_elf(path)
+def _maps(btf: Btf) -> dict[str, str]:
     types = btf.map_types()  # a map of another type cannot be gone on with, whatever it holds
     return {name: repr((types[name].name, layouts)) for name, layouts in btf.map_layouts().items()}
 

@@ -10,9 +10,9 @@ import functools
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
+from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 from pliant.kernel.codec import Array, Bytes, Codec, Integer, Layout, Member, Record
@@ -69,8 +69,7 @@ _EXTERNS = ".ksyms"
 _HEADER = struct.Struct("=HBBIIIII")
 
 
-@dataclass(frozen=True, slots=True)
-class Type:
+class Type(NamedTuple):
     """One type: ``size`` is its bytes, or the type it refers to; ``tail`` where its details start."""
 
     id: int

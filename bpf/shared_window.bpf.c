@@ -9,7 +9,7 @@
  * of them together have delivered, at the best of times when there was a queue, is the capacity of the path.
  *
  * A new connection begins with the least of the upper quartile of these windows, its share of the path (capacity times
- * smallest round-trip time, over the active connections, itself and one more: a third at most, for slow start doubles
+ * smallest round-trip time, over the active connections, itself and one more: a quarter at most, for slow start doubles
  * it), what losses allow, and the cap; two thirds of the share where the handshake's round trip shows a queue. Where
  * nobody has seen the limit of the path, it is half of the quartile. It is never less than what the kernel would
  * give, 10 segments, nor, while losses allow it, than 44, the 64 KB that a Linux peer takes at first.

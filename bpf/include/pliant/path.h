@@ -121,13 +121,14 @@ static __always_inline void count_ended(struct path *path, __u32 *counted)
 
 /*
  * What is one more connection's share, in bytes a second; 0 where the capacity is not known. One is left over, and a
- * third of it is the most: slow start doubles that in the next round trip.
+ * quarter of it is the most: slow start doubles that, and when half a round trip of acknowledgements comes in one
+ * piece, HyStart ends it. Then the path is full, and the queue still empty.
  */
 static __always_inline __u64 share_of(const struct path *path)
 {
 	__u32 active = path->active > path->active_before ? path->active : path->active_before;
 
-	return capacity_of(path) / (active ? active + 2 : 3);
+	return capacity_of(path) / (active > 2 ? active + 2 : 4);
 }
 
 /* Whether somebody was given a window in the last round trip: nobody can have seen yet what became of it. */

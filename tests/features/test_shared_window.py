@@ -431,29 +431,46 @@ def test_connections_that_begin_at_once_do_not_all_burst(
         assert burst < 100 == paced  # the queue had room for 100, less what the handshake took beyond 200 ms
 
 
-def test_early_loss_halves_the_window_of_the_group(
+Transfer = Callable[[str, int, int], AbstractContextManager[tuple[LabHost, LabHost, int]]]
+
+
+@pytest.fixture
+def transfer(
     pliant: Pliant,
     pair: Pair,
     mounts: PrivateMounts,
     knowledge: Knowledge,
     make_policy: MakePolicy,
     connection: Connection,
+) -> Transfer:
+    """One of so many bytes, past a queue, where a window is known: the server, the client, segments sent again."""
+
+    @contextmanager
+    def made(queue: str, window: int, size: int) -> Iterator[tuple[LabHost, LabHost, int]]:
+        with Lab("narrow") as lab:
+            server, client = lab.host("server"), lab.host("client")
+            lab.link(server, client, rate="5Mbit", delay="20ms", queue=queue)
+            tune = {"shared_window": 500, "congestion_control": "cubic"}
+            pliant.apply(make_policy("a", pair.service(server, "web.service"), tune))
+            with connection(server, client, 80):
+                knowledge.plant(window)
+            sender = TcpServer(server, ["0.0.0.0:81"], service="web.service", mode="send", send_bytes=size)
+            with sender, TcpClient(client) as receiver:
+                receiver.connect(server.address, 81)
+                receiver.receive(size)
+                [state] = sender.connections()
+            yield server, client, state.total_retrans
+
+    return made
+
+
+def test_early_loss_halves_the_window_of_the_group(
+    transfer: Transfer, knowledge: Knowledge, connection: Connection
 ) -> None:
-    with Lab("narrow") as lab:
-        server, client = lab.host("server"), lab.host("client")
-        lab.link(server, client, rate="5Mbit", delay="20ms", queue="10 packets")
-        tune = {"shared_window": 500, "congestion_control": "cubic"}
-        pliant.apply(make_policy("a", pair.service(server, "web.service"), tune))
-        with connection(server, client, 80):
-            knowledge.plant(128)
-        sender = TcpServer(server, ["0.0.0.0:81"], service="web.service", mode="send", send_bytes=150_000)
-        with sender, TcpClient(client) as receiver:
-            receiver.connect(server.address, 81)
-            receiver.receive(150_000)
-            [state] = sender.connections()
-            assert state.total_retrans > 0
-            known = knowledge.read()
-            assert (known["losses"], known["allowed"]) == (1, 32)
+    with transfer("10 packets", 128, 150_000) as (server, client, again):
+        assert again > 0
+        known = knowledge.read()
+        assert (known["losses"], known["allowed"]) == (1, 32)
         knowledge.plant(128)
         with connection(server, client, 82) as (listening, _):
             assert [state.snd_cwnd for state in listening.connections()] == [32]
@@ -463,26 +480,10 @@ def test_early_loss_halves_the_window_of_the_group(
 
 
 def test_what_slow_start_loses_later_is_not_held_against_the_first_window(
-    pliant: Pliant,
-    pair: Pair,
-    mounts: PrivateMounts,
-    knowledge: Knowledge,
-    make_policy: MakePolicy,
-    connection: Connection,
+    transfer: Transfer, knowledge: Knowledge
 ) -> None:
-    with Lab("filled") as lab:
-        server, client = lab.host("server"), lab.host("client")
-        lab.link(server, client, rate="5Mbit", delay="20ms", queue="70 packets")
-        tune = {"shared_window": 500, "congestion_control": "cubic"}
-        pliant.apply(make_policy("a", pair.service(server, "web.service"), tune))
-        with connection(server, client, 80):
-            knowledge.plant(80)
-        sender = TcpServer(server, ["0.0.0.0:81"], service="web.service", mode="send", send_bytes=1_000_000)
-        with sender, TcpClient(client) as receiver:
-            receiver.connect(server.address, 81)
-            receiver.receive(1_000_000)
-            [state] = sender.connections()
-            assert state.total_retrans > LEAST_OFFERED / 4
+    with transfer("70 packets", 80, 1_000_000) as (_, _, again):
+        assert again > LEAST_OFFERED / 4
         known = knowledge.read()
         assert (known["losses"], known["allowed"]) == (0, 0)
 
